@@ -1,0 +1,96 @@
+# epgraph. `make` builds, `make run` shows it at work, `make test` tests it; each sets itself up.
+#
+#   make CC=clang          another compiler
+#   make CUDA=0            without the CUDA device (this version has the host device only, so it is the default)
+#   make test-asan         the tests under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make test-tsan         the tests under ThreadSanitizer
+#   make install PREFIX=/usr DESTDIR=...
+
+VERSION := $(shell sed -n 's/^.define EPG_VERSION_STRING "\(.*\)"/\1/p' include/epgraph/epgraph.h)
+PREFIX ?= /usr/local
+BUILD ?= build
+CUDA ?= 0
+ifneq ($(CUDA),0)
+$(error CUDA=$(CUDA): this version has no CUDA device; build with CUDA=0)
+endif
+
+# -ffp-contract=off: the same bits whichever compiler built the kernels.
+WARNINGS := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Wvla
+CFLAGS ?= -O2 -g
+override CPPFLAGS += -D_GNU_SOURCE -Iinclude -Isrc
+override CFLAGS += -std=c11 -fPIC -fvisibility=hidden -ffp-contract=off -pthread $(WARNINGS) $(SANITIZE)
+override LDFLAGS += -pthread $(SANITIZE)
+LIBS := -lopenblas -ljansson -lm
+
+LIB_SOURCES := $(wildcard src/*/*.c)
+CLI_SOURCES := $(wildcard cli/*.c)
+EXAMPLE_SOURCES := $(wildcard examples/*.c)
+SUPPORT_SOURCES := $(wildcard tests/support/*.c)
+TEST_SOURCES := $(wildcard tests/unit/test_*.c tests/conform/test_*.c tests/multi/test_*.c tests/cli/test_*.c)
+
+objects = $(patsubst %.c,$(BUILD)/%.o,$(1))
+STATIC := $(BUILD)/libepgraph.a
+SHARED := $(BUILD)/libepgraph.so.$(VERSION)
+CLI := $(BUILD)/epgraph
+EXAMPLES := $(patsubst examples/%.c,$(BUILD)/examples/%,$(EXAMPLE_SOURCES))
+TESTS := $(patsubst %.c,$(BUILD)/%,$(TEST_SOURCES))
+# Tests make the Nth allocation fail (tests/support/oom.c).
+WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign,--wrap=free,--wrap=pthread_create
+
+.PHONY: all run test tests test-asan test-tsan install clean setup check-setup
+.SECONDARY:
+
+all: check-setup $(STATIC) $(SHARED) $(if $(CLI_SOURCES),$(CLI)) $(EXAMPLES)
+
+check-setup:
+	@tools/setup.sh --check
+setup:
+	@tools/setup.sh
+
+run: setup
+	@$(MAKE) --no-print-directory all
+	@tools/run.sh $(CLI)
+
+tests: $(TESTS)
+test: setup
+	@$(MAKE) --no-print-directory all tests
+	@tests/run.sh $(BUILD) $(TESTS)
+
+test-asan: setup
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)-asan CFLAGS="-O1 -g -fno-omit-frame-pointer" \
+	  SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all" sanitized
+test-tsan: setup
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)-tsan CFLAGS="-O1 -g" SANITIZE="-fsanitize=thread" sanitized
+.PHONY: sanitized
+sanitized: all tests
+	@tests/run.sh $(BUILD) $(TESTS)
+
+$(BUILD)/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+$(STATIC): $(call objects,$(LIB_SOURCES))
+	@rm -f $@
+	ar rcs $@ $^
+
+$(SHARED): $(call objects,$(LIB_SOURCES))
+	$(CC) $(LDFLAGS) -shared -Wl,-soname,libepgraph.so.$(basename $(basename $(VERSION))) -Wl,--as-needed -o $@ $^ $(LIBS)
+
+$(CLI): $(call objects,$(CLI_SOURCES)) $(STATIC)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+$(BUILD)/examples/%: $(BUILD)/examples/%.o $(STATIC)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(call objects,$(SUPPORT_SOURCES)) $(STATIC)
+	$(CC) $(LDFLAGS) $(WRAP) -o $@ $^ -lcmocka $(LIBS)
+
+$(BUILD)/tests/%.o: override CPPFLAGS += -Itests
+
+install: all
+	tools/install.sh "$(DESTDIR)$(PREFIX)" "$(PREFIX)" "$(BUILD)" "$(VERSION)"
+
+clean:
+	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan
+
+-include $(patsubst %.o,%.d,$(call objects,$(LIB_SOURCES) $(CLI_SOURCES) $(EXAMPLE_SOURCES) $(SUPPORT_SOURCES) $(TEST_SOURCES)))

@@ -1,0 +1,154 @@
+/* Devices: streams, events, memory, capture and graphs, with CUDA's rules on every device.
+ *
+ * A device is chosen when its handle is created. The `host` device runs on CPU threads and follows CUDA's rules for
+ * streams, events and capture, error codes included, so that what passes on it passes on a GPU.
+ *
+ * A stream is a plain handle with CUDA's special values: NULL and EPG_STREAM_LEGACY are the legacy stream. Work on the
+ * legacy stream waits for all earlier work in blocking streams, and later work in blocking streams waits for it;
+ * non-blocking streams take no part in that.
+ *
+ * A device and its handles may be used from several threads at once; one stream's calls take effect in the order in which they
+ * return. Every handle must be destroyed before its device. */
+#ifndef EPGRAPH_DEVICE_H
+#define EPGRAPH_DEVICE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include "epgraph/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct epg_device epg_device;
+typedef struct epg_stream_st *epg_stream;
+typedef struct epg_event_st *epg_event;
+typedef struct epg_graph_st *epg_graph;     /* what a capture recorded */
+typedef struct epg_exec_st *epg_exec;       /* an instantiated graph, ready to launch */
+
+#define EPG_STREAM_LEGACY ((epg_stream)(uintptr_t)0x1)
+#define EPG_STREAM_PER_THREAD ((epg_stream)(uintptr_t)0x2)
+
+typedef enum epg_device_kind { EPG_DEVICE_HOST = 0 } epg_device_kind;
+typedef enum epg_stream_kind { EPG_STREAM_BLOCKING = 0, EPG_STREAM_NONBLOCKING = 1 } epg_stream_kind;
+typedef enum epg_memory_kind { EPG_MEMORY_DEVICE = 0, EPG_MEMORY_PINNED = 1 } epg_memory_kind;
+typedef enum epg_capture_mode {
+    EPG_CAPTURE_GLOBAL = 0,
+    EPG_CAPTURE_THREAD_LOCAL = 1,
+    EPG_CAPTURE_RELAXED = 2
+} epg_capture_mode;
+typedef enum epg_capture_status {
+    EPG_CAPTURE_NONE = 0,
+    EPG_CAPTURE_ACTIVE = 1,
+    EPG_CAPTURE_INVALIDATED = 2
+} epg_capture_status;
+
+typedef enum epg_log_level { EPG_LOG_ERROR = 0, EPG_LOG_WARNING = 1, EPG_LOG_INFO = 2, EPG_LOG_DEBUG = 3 } epg_log_level;
+typedef void (*epg_log_fn)(void *ctx, epg_log_level level, const char *text);
+
+typedef struct epg_device_options {
+    uint32_t size;
+    epg_device_kind kind;
+    epg_log_fn log;         /* NULL: nothing is logged; may be called from any thread, one call at a time */
+    void *log_ctx;
+    epg_log_level log_level;
+} epg_device_options;
+#define EPG_DEVICE_OPTIONS_INIT {sizeof(epg_device_options), EPG_DEVICE_HOST, NULL, NULL, EPG_LOG_WARNING}
+
+typedef struct epg_device_info {
+    uint32_t size;
+    epg_device_kind kind;
+    char name[64];          /* "host: AMD EPYC, 2 cores" */
+    uint32_t units;         /* cores or multiprocessors */
+    uint64_t memory_bytes;
+} epg_device_info;
+#define EPG_DEVICE_INFO_INIT {sizeof(epg_device_info), EPG_DEVICE_HOST, {0}, 0, 0}
+
+/* `options` may be NULL: the host device, no logging. */
+EPG_API epg_status epg_device_create(const epg_device_options *options, epg_device **device);
+
+/* Waits for all work, then frees the device. Destroying NULL does nothing. Not during capture. */
+EPG_API void epg_device_destroy(epg_device *device);
+EPG_API epg_status epg_device_describe(epg_device *device, epg_device_info *info);
+
+/* Nanoseconds on the clock by which this device's waits are bounded. May run during capture. */
+EPG_API uint64_t epg_device_now_ns(epg_device *device);
+
+/* Waits for all work of all streams. 900 or 906 while a stream of the device captures (docs/capture-rules.md). */
+EPG_API epg_status epg_device_synchronize(epg_device *device);
+
+/* ---- streams. Creation and destruction may run during capture. ---- */
+EPG_API epg_status epg_stream_create(epg_device *device, epg_stream_kind kind, epg_stream *stream);
+
+/* Returns at once; work already issued still runs. A capturing stream is refused with 900. */
+EPG_API epg_status epg_stream_destroy(epg_device *device, epg_stream stream);
+
+/* Not during capture of that stream. synchronize returns the first error of a host function's or kernel's launch. */
+EPG_API epg_status epg_stream_synchronize(epg_device *device, epg_stream stream);
+EPG_API epg_status epg_stream_query(epg_device *device, epg_stream stream); /* EPG_OK or EPG_ERR_NOT_READY */
+
+/* ---- events. Recording in a capturing stream and waiting on it build dependencies in the graph. ---- */
+EPG_API epg_status epg_event_create(epg_device *device, epg_event *event);
+EPG_API epg_status epg_event_destroy(epg_device *device, epg_event event);
+EPG_API epg_status epg_event_record(epg_device *device, epg_event event, epg_stream stream);
+EPG_API epg_status epg_event_query(epg_device *device, epg_event event);       /* EPG_OK or EPG_ERR_NOT_READY */
+EPG_API epg_status epg_event_synchronize(epg_device *device, epg_event event);
+EPG_API epg_status epg_event_elapsed_us(epg_device *device, epg_event start, epg_event stop, double *us);
+EPG_API epg_status epg_stream_wait_event(epg_device *device, epg_stream stream, epg_event event);
+
+/* ---- memory. Zero-filled. Both calls are "potentially unsafe" in the sense of the capture modes. ---- */
+EPG_API epg_status epg_memory_alloc(epg_device *device, epg_memory_kind kind, size_t bytes, void **memory);
+EPG_API epg_status epg_memory_free(epg_device *device, epg_memory_kind kind, void *memory);
+
+/* Stream-ordered; may run during capture, where each becomes a node. */
+EPG_API epg_status epg_memcpy_async(epg_device *device, void *to, const void *from, size_t bytes, epg_stream stream);
+EPG_API epg_status epg_memset_async(epg_device *device, void *to, int value, size_t bytes, epg_stream stream);
+
+/* On the legacy stream, and waited for. */
+EPG_API epg_status epg_memcpy(epg_device *device, void *to, const void *from, size_t bytes);
+EPG_API epg_status epg_memset(epg_device *device, void *to, int value, size_t bytes);
+
+/* ---- work ---- */
+
+/* Runs fn(ctx) on the CPU in stream order; a node during capture, run again by each replay. fn must not call this
+ * library's device functions. `name` (copied) labels the node in dumps; NULL for none. */
+EPG_API epg_status epg_host_func(epg_device *device, epg_stream stream, void (*fn)(void *ctx), void *ctx,
+                                 const char *name);
+
+/* The host device's kernel launch: runs fn(args) in stream order on a copy of the `bytes` bytes at `args`. Host device
+ * only (EPG_ERR_UNSUPPORTED elsewhere). May run during capture. */
+EPG_API epg_status epg_host_launch(epg_device *device, epg_stream stream, void (*fn)(const void *args),
+                                   const void *args, size_t bytes, const char *name);
+
+/* ---- capture ---- */
+EPG_API epg_status epg_capture_begin(epg_device *device, epg_stream stream, epg_capture_mode mode);
+
+/* Ends the capture begun on `stream`. On failure the stream has left capture all the same and *graph is untouched. */
+EPG_API epg_status epg_capture_end(epg_device *device, epg_stream stream, epg_graph *graph);
+
+/* Status of the stream's capture and, where `id` is not NULL, a number unique to that capture (0 without one). 906 for the legacy
+ * stream while a blocking stream captures; that does not invalidate the capture. */
+EPG_API epg_status epg_capture_query(epg_device *device, epg_stream stream, epg_capture_status *status, uint64_t *id);
+
+/* Swaps the calling thread's capture mode with *mode (a thread starts in EPG_CAPTURE_GLOBAL). */
+EPG_API epg_status epg_capture_mode_exchange(epg_device *device, epg_capture_mode *mode);
+
+EPG_API epg_status epg_graph_destroy(epg_device *device, epg_graph graph);
+EPG_API epg_status epg_graph_node_count(epg_device *device, epg_graph graph, size_t *nodes);
+
+/* Writes the graph in Graphviz's DOT language, in pieces, through `write`. */
+EPG_API epg_status epg_graph_dot(epg_device *device, epg_graph graph, void (*write)(void *ctx, const char *text),
+                                 void *ctx);
+
+/* The executable keeps what it needs; the graph may be destroyed at once. */
+EPG_API epg_status epg_graph_instantiate(epg_device *device, epg_graph graph, epg_exec *exec);
+EPG_API epg_status epg_exec_destroy(epg_device *device, epg_exec exec); /* waits for launches in flight */
+
+/* Enqueues one replay. Branches of the graph run concurrently; two launches of one executable run one after the other.
+ * 900 into a capturing stream. */
+EPG_API epg_status epg_exec_launch(epg_device *device, epg_exec exec, epg_stream stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,66 @@
+/* Names, texts and native codes of statuses, and the calling thread's message. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include "core/core_int.h"
+
+/* The only per-thread state of the library: the last failure's sentence, as errno is per thread. A message on a handle
+ * was rejected: a call that fails to create a handle has none to put it on. */
+enum { MESSAGE_BYTES = 1024 };
+static _Thread_local char message[MESSAGE_BYTES];
+
+const char *epg_status_name(epg_status status)
+{
+    switch ((int)status) {
+#define NAME(code, name, native, text) case code: return "EPG_" #name;
+        EPG_STATUS_TABLE(NAME)
+#undef NAME
+    }
+    return "unknown status";
+}
+
+const char *epg_status_text(epg_status status)
+{
+    switch ((int)status) {
+#define TEXT(code, name, native, text) case code: return text;
+        EPG_STATUS_TABLE(TEXT)
+#undef TEXT
+    }
+    return "unknown status";
+}
+
+int epg_status_native(epg_status status)
+{
+    switch ((int)status) {
+#define NATIVE(code, name, native, text) case code: return native;
+        EPG_STATUS_TABLE(NATIVE)
+#undef NATIVE
+    }
+    return 0;
+}
+
+const char *epg_message(void) { return message; }
+
+epg_status epg__fail(epg_status status, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    return status;
+}
+
+epg_status epg__fail_prefix(epg_status status, const char *format, ...)
+{
+    char whole[MESSAGE_BYTES];
+    va_list args;
+    va_start(args, format);
+    int used = vsnprintf(whole, sizeof whole, format, args);
+    va_end(args);
+    if (used >= 0 && (size_t)used < sizeof whole) {
+        size_t room = sizeof whole - (size_t)used - 1;
+        strncat(whole, message, room);
+    }
+    memcpy(message, whole, sizeof message);
+    return status;
+}

@@ -1,0 +1,66 @@
+/* The table behind every device, and what all devices share. device.c checks arguments and calls through it; the entries may rely
+ * on non-NULL handles and outputs. Every entry is set: a device without an operation points it at a stub that says so. */
+#ifndef EPG_DEVICE_OPS_H
+#define EPG_DEVICE_OPS_H
+
+#include "core/core_int.h"
+#include "epgraph/device.h"
+
+typedef struct epg__device_ops {
+    void (*destroy)(epg_device *device);
+    uint64_t (*now_ns)(epg_device *device);
+    epg_status (*synchronize)(epg_device *device);
+
+    epg_status (*stream_create)(epg_device *device, epg_stream_kind kind, epg_stream *stream);
+    epg_status (*stream_destroy)(epg_device *device, epg_stream stream);
+    epg_status (*stream_synchronize)(epg_device *device, epg_stream stream);
+    epg_status (*stream_query)(epg_device *device, epg_stream stream);
+    epg_status (*stream_wait_event)(epg_device *device, epg_stream stream, epg_event event);
+
+    epg_status (*event_create)(epg_device *device, epg_event *event);
+    epg_status (*event_destroy)(epg_device *device, epg_event event);
+    epg_status (*event_record)(epg_device *device, epg_event event, epg_stream stream);
+    epg_status (*event_query)(epg_device *device, epg_event event);
+    epg_status (*event_synchronize)(epg_device *device, epg_event event);
+    epg_status (*event_elapsed_us)(epg_device *device, epg_event start, epg_event stop, double *us);
+
+    epg_status (*memory_alloc)(epg_device *device, epg_memory_kind kind, size_t bytes, void **memory);
+    epg_status (*memory_free)(epg_device *device, epg_memory_kind kind, void *memory);
+    epg_status (*memcpy_async)(epg_device *device, void *to, const void *from, size_t bytes, epg_stream stream);
+    epg_status (*memset_async)(epg_device *device, void *to, int value, size_t bytes, epg_stream stream);
+    epg_status (*memcpy_sync)(epg_device *device, void *to, const void *from, size_t bytes);
+    epg_status (*memset_sync)(epg_device *device, void *to, int value, size_t bytes);
+
+    epg_status (*host_func)(epg_device *device, epg_stream stream, void (*fn)(void *ctx), void *ctx, const char *name);
+    epg_status (*host_launch)(epg_device *device, epg_stream stream, void (*fn)(const void *args), const void *args,
+                              size_t bytes, const char *name);
+
+    epg_status (*capture_begin)(epg_device *device, epg_stream stream, epg_capture_mode mode);
+    epg_status (*capture_end)(epg_device *device, epg_stream stream, epg_graph *graph);
+    epg_status (*capture_query)(epg_device *device, epg_stream stream, epg_capture_status *status, uint64_t *id);
+    epg_status (*capture_mode_exchange)(epg_device *device, epg_capture_mode *mode);
+
+    epg_status (*graph_destroy)(epg_device *device, epg_graph graph);
+    epg_status (*graph_node_count)(epg_device *device, epg_graph graph, size_t *nodes);
+    epg_status (*graph_dot)(epg_device *device, epg_graph graph, void (*write)(void *ctx, const char *text), void *ctx);
+    epg_status (*graph_instantiate)(epg_device *device, epg_graph graph, epg_exec *exec);
+    epg_status (*exec_destroy)(epg_device *device, epg_exec exec);
+    epg_status (*exec_launch)(epg_device *device, epg_exec exec, epg_stream stream);
+} epg__device_ops;
+
+/* The head of every device; a device's own struct starts with it. */
+struct epg_device {
+    const epg__device_ops *ops;
+    epg_device_info info;
+    epg_log_fn log;
+    void *log_ctx;
+    epg_log_level log_level;
+};
+
+/* Hands a line to the device's log callback, if its level is wanted. */
+void epg__log(epg_device *device, epg_log_level level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* Creates the host device: device_host.c. The caller (epg_device_create) fills the head's log fields. */
+epg_status epg__device_host_create(const epg_device_options *options, epg_device **device);
+
+#endif

@@ -1,0 +1,32 @@
+/* Runs one function on every rank of a team, each on its own thread. cmocka's asserts jump, so they are for the main thread only:
+ * a rank's body uses RANK_CHECK, which prints and returns. */
+#ifndef TESTS_RANKS_H
+#define TESTS_RANKS_H
+
+#include <stdint.h>
+#include <stdio.h>
+#include "epgraph/epgraph.h"
+
+typedef struct test_rank {
+    epg_device *device;
+    epg_team *team;
+    epg_stream stream; /* non-blocking, this rank's own */
+    uint32_t rank, size;
+    void *arg;
+} test_rank;
+
+/* 0 if every body returned 0, else how many did not. timeout_ms bounds the team's collective calls (0: default). */
+int run_ranks(uint32_t size, uint32_t timeout_ms, int (*body)(test_rank *self), void *arg);
+
+#define RANK_CHECK(condition, ...)                                                               \
+    do {                                                                                         \
+        if (!(condition)) {                                                                      \
+            fprintf(stderr, "rank %u, %s:%d: %s: ", self->rank, __FILE__, __LINE__, #condition); \
+            fprintf(stderr, __VA_ARGS__);                                                        \
+            fprintf(stderr, " [%s]\n", epg_message());                                           \
+            return 1;                                                                            \
+        }                                                                                        \
+    } while (0)
+#define RANK_OK(call) RANK_CHECK((call) == EPG_OK, "not EPG_OK")
+
+#endif

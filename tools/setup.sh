@@ -1,0 +1,28 @@
+#!/bin/sh
+# Makes sure that what the build needs is there: installs it when root, else says which packages are missing.
+# --check only says. Debian 12 and Ubuntu 24.04 use the same names.
+set -eu
+
+missing=
+need() { # package, test
+	if ! sh -c "$2" >/dev/null 2>&1; then missing="$missing $1"; fi
+}
+header() { printf 'test -e /usr/include/%s || test -e /usr/include/%s/%s' "$1" "$(uname -m)-linux-gnu" "$1"; }
+
+need gcc 'command -v gcc || command -v cc'
+need libc6-dev "$(header argp.h)"
+need libopenblas-dev "$(header cblas.h)"
+need libjansson-dev "$(header jansson.h)"
+need libcmocka-dev "$(header cmocka.h)"
+[ -z "$missing" ] && exit 0
+
+if [ "${1:-}" = --check ] || [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+	echo "epgraph needs these packages first:$missing" >&2
+	echo "  sudo apt-get install$missing" >&2
+	exit 1
+fi
+echo "Installing:$missing"
+export DEBIAN_FRONTEND=noninteractive
+apt-get -qq update
+# shellcheck disable=SC2086
+apt-get -qq install -y --no-install-recommends $missing >/dev/null
