@@ -52,15 +52,13 @@ epg_status epg__fail(epg_status status, const char *format, ...)
 
 epg_status epg__fail_prefix(epg_status status, const char *format, ...)
 {
-    char whole[MESSAGE_BYTES];
+    char cause[MESSAGE_BYTES];
     va_list args;
+    memcpy(cause, message, sizeof cause);
     va_start(args, format);
-    int used = vsnprintf(whole, sizeof whole, format, args);
+    int used = vsnprintf(message, sizeof message, format, args);
     va_end(args);
-    if (used >= 0 && (size_t)used < sizeof whole) {
-        size_t room = sizeof whole - (size_t)used - 1;
-        strncat(whole, message, room);
-    }
-    memcpy(message, whole, sizeof message);
+    if (used >= 0 && (size_t)used < sizeof message)
+        snprintf(message + used, sizeof message - (size_t)used, "%s", cause);
     return status;
 }

@@ -4,7 +4,6 @@
  * looks whether anybody sleeps. Both orders are sequentially consistent, so either the owner sees the new count or the
  * ringer sees the sleeper. Polling with a growing sleep was rejected: with 64 ranks on 2 cores it burns the cores or adds a
  * millisecond per wait. */
-#define _GNU_SOURCE
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <time.h>
