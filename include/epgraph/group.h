@@ -67,7 +67,7 @@ typedef struct epg_group_options {
 /* Collective over the team. Not during capture. The group keeps the team; destroy the group first. */
 EPG_API epg_status epg_group_create(epg_team *team, const epg_group_options *options, epg_group **group);
 
-/* Not collective, but no peer may still be inside a pair with this rank. Work in flight is waited for. */
+/* Not collective. The streams that ran its operations must be idle; a peer that is still inside a pair with this rank is not harmed. */
 EPG_API void epg_group_destroy(epg_group *group);
 
 /* The options in force (defaults filled in). */

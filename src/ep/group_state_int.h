@@ -1,0 +1,30 @@
+/* The group object: group.c creates and describes it, pair.c enqueues on it. */
+#ifndef EPG_GROUP_STATE_INT_H
+#define EPG_GROUP_STATE_INT_H
+
+#include "ep/lane_int.h"
+
+/* The host's side of a lane: which half comes next, and in which capture the open pair began (0: eagerly). */
+typedef struct epg__lane_order {
+    epg_operation next;
+    epg_mode mode; /* LL or HT, of the open pair */
+    uint64_t capture_id;
+} epg__lane_order;
+
+struct epg_group {
+    epg_team *team;
+    epg_device *device;
+    epg_group_options options; /* defaults filled in */
+    epg_wire_layout wire;
+    uint32_t ll_max_tokens;
+    void **peers;              /* [ranks] */
+    int32_t *expert_map;
+    epg__lane lanes[EPG_LANES_MAX];
+    epg__lane_order order[EPG_LANES_MAX];
+    epg__group_counts counts;
+    uint64_t cleans, region_bytes, local_bytes, expert_bytes;
+    uint32_t lanes_made;
+    int hooked;
+};
+
+#endif

@@ -1,0 +1,108 @@
+/* One lane of a group: what its kernels need. Filled at creation; a kernel gets a pointer to it and nothing from the
+ * host that changes from pair to pair but a buffer's address. */
+#ifndef EPG_LANE_INT_H
+#define EPG_LANE_INT_H
+
+#include "core/core_int.h"
+#include "ep/group_int.h"
+#include "ep/wire.h"
+
+/* One share of a sent token: the rank it went to and the slot there, EPG_WIRE_NONE where it could not be sent. */
+typedef struct epg__share {
+    uint32_t rank, slot;
+} epg__share;
+
+/* The open pair, in device memory: dispatch send stamps it, the other three halves use it. */
+typedef struct epg__pair_state {
+    uint32_t epoch, tokens, rehearsed, zero;
+} epg__pair_state;
+
+typedef struct epg__lane {
+    const epg_wire_layout *wire;
+    epg_device *device;
+    uint32_t number, rank, ranks, local_experts, first_expert;
+    uint32_t layout, row_align, rows_per_expert, row_capacity, fan; /* fan: most shares of a token, min(topk, ranks) */
+    uint32_t spin;
+    uint64_t timeout_ns;
+    void *const *peers;          /* [ranks] regions; peers[rank] is this rank's own */
+    const int32_t *expert_map;   /* [logical experts] */
+
+    /* Local device memory, all in one block (lane.c). */
+    void *block;
+    epg__pair_state *pair;
+    uint32_t *flags;             /* [max_tokens] */
+    uint32_t *share_count;       /* [max_tokens] */
+    epg__share *shares;          /* [max_tokens][fan], by rank */
+    uint32_t *sent;              /* [ranks] rows sent in this pair */
+    uint32_t *received;          /* [ranks] rows received in this pair */
+    uint32_t *returned;          /* [ranks] 1: the partial sums of this rank arrived */
+    uint32_t *place;             /* [ranks][slots][topk] position of each route, EPG_WIRE_NONE: none */
+    uint32_t *offsets, *counts, *total, *cursor; /* [local experts + 1], [local experts], [1], [local experts] */
+    uint32_t *row_index, *row_source, *row_token; /* [row_capacity] */
+    float *row_weight;           /* [row_capacity] */
+    float *sum;                  /* [hidden] */
+    char *expert_rows;           /* [row_capacity][row bytes]; NULL in place */
+} epg__lane;
+
+/* Arguments of the four kernels. A void form does what the protocol needs and sends no rows. */
+typedef struct epg__dispatch_send_args {
+    epg__lane *lane;
+    epg_dispatch_args user; /* tokens, rows, ids, weights, bucket */
+    int is_void;
+} epg__dispatch_send_args;
+typedef struct epg__half_args {
+    epg__lane *lane;
+    epg_mode mode;
+    int is_void;
+    const void *expert_rows;
+    void *out;
+} epg__half_args;
+
+/* The kernels of a device. LL and HT are chosen when an operation is enqueued, by picking one of two functions. */
+void epg__dispatch_send_ll_host(const void *args);
+void epg__dispatch_send_ht_host(const void *args);
+void epg__dispatch_recv_ll_host(const void *args);
+void epg__dispatch_recv_ht_host(const void *args);
+void epg__combine_send_ll_host(const void *args);
+void epg__combine_send_ht_host(const void *args);
+void epg__combine_recv_host(const void *args);
+
+/* Creates a lane's local memory; bytes for planning with `device` NULL. */
+epg_status epg__lane_plan(epg__lane *lane, size_t *local_bytes, size_t *expert_bytes);
+epg_status epg__lane_create(epg__lane *lane);
+void epg__lane_destroy(epg__lane *lane);
+
+/* ---- for the kernels ---- */
+static inline epg_wire_header *epg__header_of(const epg__lane *lane, uint32_t rank)
+{
+    return (epg_wire_header *)lane->peers[rank];
+}
+static inline uint32_t *epg__mask_of(const epg__lane *lane, uint32_t rank)
+{
+    return (uint32_t *)((char *)lane->peers[rank] + lane->wire->mask);
+}
+static inline int epg__rank_alive(const epg__lane *lane, uint32_t rank)
+{
+    return epg__word_load(&epg__mask_of(lane, lane->rank)[rank]) == 0;
+}
+static inline char *epg__own_lane(const epg__lane *lane)
+{
+    return epg__lane_at(lane->wire, lane->peers[lane->rank], lane->number);
+}
+static inline void epg__count(const epg__lane *lane, int counter, uint64_t by)
+{
+    if (by)
+        __atomic_add_fetch(&epg__header_of(lane, lane->rank)->counters[counter], by, __ATOMIC_RELAXED);
+}
+
+/* Keeps the first failure; later ones are dropped. */
+void epg__record_failure(const epg__lane *lane, epg_status status, epg_operation operation, uint32_t peer,
+                         uint64_t expected, uint64_t seen);
+
+/* Stores a signal at `peer` and rings it. */
+void epg__send_signal(const epg__lane *lane, uint32_t kind, uint32_t peer, uint32_t count, int is_void);
+
+/* Waits for `peer`'s signal of the open pair; 1 with *count, or 0 where there is nothing to be had: void, masked, expired, aborted. */
+int epg__await_signal(const epg__lane *lane, uint32_t kind, uint32_t peer, uint32_t *count);
+
+#endif

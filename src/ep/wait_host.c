@@ -1,0 +1,163 @@
+/* Signals and bounded waits on the host device, and the record of the first failure.
+ *
+ * Who is to blame. A rank that waits publishes on whom. A waiter whose deadline has passed looks at its peer: if that
+ * one waits as well, on somebody else, it is held up and not the cause, so the deadline starts afresh; the rank at the end of the chain,
+ * which waits for nobody, is expired by those who wait for it. A chain that closes on itself has no such rank: after one more
+ * deadline it is expired like any other. However the chain moves, a wait ends after (ranks + 2) deadlines. */
+#include "ep/lane_int.h"
+
+static uint64_t now_ns(const epg__lane *lane) { return epg_device_now_ns(lane->device); }
+
+void epg__record_failure(const epg__lane *lane, epg_status status, epg_operation operation, uint32_t peer,
+                         uint64_t expected, uint64_t seen)
+{
+    epg_wire_record *record = &epg__header_of(lane, lane->rank)->record;
+    uint32_t nobody = 0;
+    if (!__atomic_compare_exchange_n(&record->taken, &nobody, 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+        return;
+    record->status = status;
+    record->operation = operation;
+    record->lane = lane->number;
+    record->epoch = lane->pair->epoch;
+    record->peer = peer;
+    record->expected = expected;
+    record->seen = seen;
+    record->time_ns = now_ns(lane);
+    epg__word_store(&record->taken, 2); /* partner: epg_group_check */
+}
+
+void epg__send_signal(const epg__lane *lane, uint32_t kind, uint32_t peer, uint32_t count, int is_void)
+{
+    const epg_wire_layout *w = lane->wire;
+    uint32_t epoch = lane->pair->epoch;
+    char *there = epg__lane_at(w, lane->peers[peer], lane->number);
+    uint32_t incarnation = epg__header_of(lane, lane->rank)->incarnation;
+    epg__signal_store(epg__signal_at(w, there, kind, epoch & 1, lane->rank),
+                      epg__signal_make(epoch, incarnation, count, is_void));
+    epg__doorbell_ring(&epg__header_of(lane, peer)->bell);
+}
+
+/* The rank that `rank` waits for, in any lane; EPG_WIRE_NONE if it waits for nobody. */
+static uint32_t waits_for(const epg__lane *lane, uint32_t rank)
+{
+    for (uint32_t l = 0; l < lane->wire->geometry.lanes; l++) {
+        const epg_wire_lane *header = (const epg_wire_lane *)epg__lane_at(lane->wire, lane->peers[rank], l);
+        uint64_t waiting = epg__signal_load(&header->waiting);
+        if (waiting)
+            return epg__waiting_peer(waiting);
+    }
+    return EPG_WIRE_NONE;
+}
+
+typedef struct wait_state {
+    const epg__lane *lane;
+    uint32_t kind, peer;
+    epg_operation operation;
+    uint64_t *word;
+    uint64_t start, deadline;
+    int in_cycle;
+} wait_state;
+
+static void lose(const wait_state *s, epg_status status, uint64_t seen)
+{
+    const epg__lane *lane = s->lane;
+    epg__record_failure(lane, status, s->operation, s->peer, lane->pair->epoch, epg__signal_epoch(seen));
+    if (status != EPG_ERR_ABORTED)
+        epg__word_store(&epg__mask_of(lane, lane->rank)[s->peer], 1);
+    if (status == EPG_ERR_TIMEOUT)
+        epg__count(lane, EPG_COUNT_TIMEOUTS, 1);
+}
+
+/* The deadline has passed: 1 if the peer is to blame. */
+static int is_to_blame(wait_state *s, uint64_t now)
+{
+    const epg__lane *lane = s->lane;
+    uint32_t next = waits_for(lane, s->peer);
+    if (next == EPG_WIRE_NONE || now - s->start > (lane->ranks + 1) * lane->timeout_ns)
+        return 1;
+    for (uint32_t hops = 0; hops < lane->ranks && next != EPG_WIRE_NONE && next != lane->rank; hops++)
+        next = next < lane->ranks ? waits_for(lane, next) : EPG_WIRE_NONE;
+    if (next == lane->rank && s->in_cycle)
+        return 1;
+    s->in_cycle = next == lane->rank;
+    s->deadline = now + lane->timeout_ns;
+    return 0;
+}
+
+/* Looks once. 1: arrived; -1: given up; 0: not yet. */
+static int look(wait_state *s, uint32_t *count)
+{
+    const epg__lane *lane = s->lane;
+    uint32_t epoch = lane->pair->epoch;
+    uint32_t incarnation = ((uint32_t *)((char *)lane->peers[lane->rank] + lane->wire->incarnation))[s->peer];
+    uint64_t signal = epg__signal_load(s->word);
+    if (signal != 0 && epg__signal_incarnation(signal) == (incarnation & 0xFFu)) {
+        if (epg__signal_epoch(signal) == epoch) {
+            *count = epg__signal_count(signal);
+            return epg__signal_is_void(signal) ? -1 : 1;
+        }
+        if ((int32_t)(epg__signal_epoch(signal) - epoch) > 0) {
+            lose(s, EPG_ERR_PAIRS, signal);
+            return -1;
+        }
+    }
+    if (!epg__rank_alive(lane, s->peer))
+        return -1;
+    if (epg__word_load(&epg__header_of(lane, lane->rank)->aborted)) {
+        lose(s, EPG_ERR_ABORTED, signal);
+        return -1;
+    }
+    if (epg__word_load(&epg__mask_of(lane, s->peer)[lane->rank])) {
+        lose(s, EPG_ERR_MASKED, signal);
+        return -1;
+    }
+    return 0;
+}
+
+/* Everything the first look did not settle. */
+static int wait_longer(wait_state *s, uint32_t *count)
+{
+    const epg__lane *lane = s->lane;
+    epg__doorbell *bell = &epg__header_of(lane, lane->rank)->bell;
+    const uint64_t slice = lane->timeout_ns / 16 + 1; /* so that a mask or an abort of a peer is noticed without a ring */
+    int found;
+    s->start = now_ns(lane);
+    s->deadline = s->start + lane->timeout_ns;
+    for (uint32_t polls = 0;; polls++) {
+        uint32_t seen = epg__doorbell_seen(bell);
+        if ((found = look(s, count)) != 0)
+            return found;
+        if (polls < lane->spin)
+            continue;
+        uint64_t now = now_ns(lane);
+        if (now >= s->deadline && is_to_blame(s, now)) {
+            if ((found = look(s, count)) == 0) {
+                lose(s, EPG_ERR_TIMEOUT, epg__signal_load(s->word));
+                found = -1;
+            }
+            return found;
+        }
+        uint64_t left = s->deadline > now ? s->deadline - now : slice;
+        epg__doorbell_wait(bell, seen, left < slice ? left : slice);
+    }
+}
+
+int epg__await_signal(const epg__lane *lane, uint32_t kind, uint32_t peer, uint32_t *count)
+{
+    const epg_wire_layout *w = lane->wire;
+    char *own = epg__own_lane(lane);
+    uint32_t epoch = lane->pair->epoch;
+    epg_operation operation = kind == EPG_WIRE_DISPATCH ? EPG_OP_DISPATCH_RECV : EPG_OP_COMBINE_RECV;
+    wait_state s = {lane, kind, peer, operation, epg__signal_at(w, own, kind, epoch & 1, peer), 0, 0, 0};
+
+    if (!epg__rank_alive(lane, peer))
+        return 0;
+    int found = look(&s, count);
+    if (found == 0) {
+        uint64_t *published = &((epg_wire_lane *)own)->waiting;
+        epg__signal_store(published, epg__waiting_make(operation, peer, epoch)); /* partner: waits_for */
+        found = wait_longer(&s, count);
+        epg__signal_store(published, 0);
+    }
+    return found > 0;
+}
