@@ -1,0 +1,191 @@
+/* Dispatch and combine against an oracle: layouts, row types, modes mixed across ranks, wrapping epochs, eager pairs
+ * and captured ones. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include "support/pair_oracle.h"
+
+typedef struct plan {
+    pair_case c;
+    epg_layout layout;
+    uint32_t row_align, pairs, first_epoch, captured; /* captured: pairs per graph, 0: eager */
+    unsigned ht_pattern; /* bit (rank + pair) % 8 set: HT */
+    uint64_t *digests;   /* [ranks][pairs] of the outputs */
+} plan;
+
+static uint64_t digest(const void *data, size_t bytes)
+{
+    uint64_t h = 1469598103934665603ull;
+    for (size_t i = 0; i < bytes; i++)
+        h = (h ^ ((const unsigned char *)data)[i]) * 1099511628211ull;
+    return h;
+}
+
+static int enqueue_pair(test_rank *self, epg_group *group, const plan *p, const pair_input *in, uint32_t pair, void *expert_out)
+{
+    epg_dispatch_args args = EPG_DISPATCH_ARGS_INIT;
+    pair_experts_args experts = {EPG_DISPATCH_VIEW_INIT, p->c.hidden, p->c.type, expert_out};
+    args.mode = p->ht_pattern >> ((self->rank + pair) % 8) & 1 ? EPG_MODE_HT : EPG_MODE_LL;
+    args.bucket = p->c.max_tokens;
+    args.tokens = &in->tokens;
+    args.rows = in->rows;
+    args.topk_ids = in->ids;
+    args.topk_weights = in->weights;
+    RANK_OK(epg_dispatch(group, &args, &experts.view, self->stream));
+    RANK_OK(epg_host_launch(self->device, self->stream, pair_experts_run, &experts, sizeof experts, "experts"));
+    RANK_OK(epg_combine(group, 0, expert_out, in->out, self->stream));
+    return 0;
+}
+
+static int run_graph(test_rank *self, epg_group *group, const plan *p, pair_input *in, uint32_t first, uint32_t count, void *expert_out)
+{
+    epg_graph graph;
+    epg_exec exec;
+    RANK_OK(epg_capture_begin(self->device, self->stream, EPG_CAPTURE_THREAD_LOCAL));
+    for (uint32_t i = first; i < first + count; i++)
+        if (enqueue_pair(self, group, p, &in[i], i, expert_out))
+            return 1;
+    RANK_OK(epg_capture_end(self->device, self->stream, &graph));
+    RANK_OK(epg_graph_instantiate(self->device, graph, &exec));
+    RANK_OK(epg_graph_destroy(self->device, graph));
+    RANK_OK(epg_exec_launch(self->device, exec, self->stream));
+    RANK_OK(epg_exec_destroy(self->device, exec));
+    return 0;
+}
+
+static int body(test_rank *self)
+{
+    const plan *p = self->arg;
+    epg_group_options o = EPG_GROUP_OPTIONS_INIT;
+    epg_group *group;
+    epg_dispatch_view view = EPG_DISPATCH_VIEW_INIT;
+    epg_group_stats stats = EPG_GROUP_STATS_INIT;
+    o.experts = p->c.experts;
+    o.hidden = p->c.hidden;
+    o.topk = p->c.topk;
+    o.max_tokens = p->c.max_tokens;
+    o.row_type = p->c.type;
+    o.layout = p->layout;
+    o.row_align = p->row_align;
+    o.first_epoch = p->first_epoch;
+    RANK_OK(epg_group_create(self->team, &o, &group));
+    RANK_OK(epg_group_view(group, 0, &view));
+    size_t row = p->c.hidden * (p->c.type == EPG_FLOAT32 ? 4 : 2);
+    void *expert_out = malloc((size_t)view.row_capacity * row + 1);
+    pair_input *in = calloc(p->pairs, sizeof *in);
+    RANK_CHECK(expert_out && in, "memory");
+    for (uint32_t i = 0; i < p->pairs; i++)
+        RANK_CHECK(pair_input_make(&p->c, self->rank, i, &in[i]) == 0, "memory");
+    for (uint32_t i = 0; i < p->pairs;) {
+        /* graphs of varying pair counts, an eager pair between them */
+        uint32_t count = p->captured && i + p->captured <= p->pairs ? p->captured : 0;
+        if (count && run_graph(self, group, p, in, i, count, expert_out))
+            return 1;
+        i += count;
+        if (i < p->pairs && enqueue_pair(self, group, p, &in[i], i, expert_out))
+            return 1;
+        i++;
+    }
+    RANK_OK(epg_stream_synchronize(self->device, self->stream));
+    RANK_OK(epg_group_check(group, NULL));
+    for (uint32_t i = 0; i < p->pairs; i++) {
+        double error = pair_error(&p->c, &in[i]), limit = p->c.type == EPG_FLOAT32 ? 1e-6 : 2e-2;
+        RANK_CHECK(error < limit, "pair %u: error %g", i, error);
+        p->digests[self->rank * p->pairs + i] = digest(in[i].out, p->c.max_tokens * row);
+        pair_input_free(&in[i]);
+    }
+    RANK_OK(epg_group_get_stats(group, &stats));
+    RANK_CHECK(stats.pairs == p->pairs && stats.flagged == 0 && stats.cleans == 1, "pairs %llu", (unsigned long long)stats.pairs);
+    free(in);
+    free(expert_out);
+    epg_group_destroy(group);
+    return 0;
+}
+
+/* Runs the plan in several mixes: all must agree with the oracle and, to the bit, with each other. */
+static void check(uint32_t ranks, plan p)
+{
+    static const unsigned mixes[] = {0x00, 0xFF, 0x55, 0x36};
+    uint64_t *first = calloc((size_t)ranks * p.pairs, sizeof *first), *other = calloc((size_t)ranks * p.pairs, sizeof *other);
+    assert_non_null(first);
+    assert_non_null(other);
+    for (size_t m = 0; m < sizeof mixes / sizeof *mixes; m++) {
+        p.ht_pattern = mixes[m];
+        p.captured = (uint32_t)m;
+        p.digests = m == 0 ? first : other;
+        assert_int_equal(run_ranks(ranks, 20000, body, &p), 0);
+        if (m > 0)
+            assert_memory_equal(first, other, (size_t)ranks * p.pairs * sizeof *first);
+    }
+    free(first);
+    free(other);
+}
+
+static plan base(uint64_t seed) { return (plan){.c = {8, 24, 3, 11, EPG_FLOAT32, seed}, .pairs = 9}; }
+
+static void in_place(void **state)
+{
+    (void)state;
+    for (uint32_t ranks = 1; ranks <= 8; ranks *= 2)
+        check(ranks, base(ranks));
+}
+
+static void contiguous_aligned(void **state)
+{
+    (void)state;
+    plan p = base(21);
+    p.layout = EPG_LAYOUT_CONTIGUOUS;
+    p.row_align = 4;
+    check(1, p);
+    check(4, p);
+}
+
+static void masked(void **state)
+{
+    (void)state;
+    plan p = base(22);
+    p.layout = EPG_LAYOUT_MASKED;
+    check(2, p);
+    check(4, p);
+}
+
+static void bfloat16(void **state)
+{
+    (void)state;
+    plan p = base(23);
+    p.c.type = EPG_BFLOAT16;
+    check(1, p);
+    check(4, p);
+}
+
+static void the_epoch_wraps(void **state)
+{
+    (void)state;
+    plan p = base(24);
+    p.first_epoch = 0xFFFFFFF0u;
+    p.pairs = 40;
+    check(2, p);
+}
+
+static void odd_shapes(void **state)
+{
+    (void)state;
+    plan p = base(25);
+    p.c = (pair_case){33, 8, 32, 5, EPG_FLOAT32, 3};
+    check(3, p);
+    p.c = (pair_case){3, 1000, 1, 70, EPG_FLOAT32, 4};
+    check(3, p);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(in_place), cmocka_unit_test(contiguous_aligned), cmocka_unit_test(masked),
+        cmocka_unit_test(bfloat16), cmocka_unit_test(the_epoch_wraps),    cmocka_unit_test(odd_shapes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL) != 0;
+}
