@@ -1,0 +1,43 @@
+#!/bin/sh
+# Installs what `make` built. Called by `make install` as: install.sh DEST PREFIX BUILD VERSION.
+# DEST is where files go now ($DESTDIR$PREFIX), PREFIX what the installed files name. Nothing outside DEST is touched.
+set -eu
+
+if [ $# -ne 4 ]; then
+	echo "usage: $0 DEST PREFIX BUILD VERSION" >&2
+	exit 2
+fi
+dest=$1 prefix=$2 build=$3 version=$4
+major=${version%%.*}
+
+put() { # mode, folder under DEST, files...
+	mode=$1 folder=$dest/$2
+	shift 2
+	install -d "$folder"
+	install -m "$mode" "$@" "$folder"
+}
+
+put 644 include/epgraph include/epgraph/*.h
+put 644 lib "$build/libepgraph.a"
+put 755 lib "$build/libepgraph.so.$version"
+ln -sf "libepgraph.so.$version" "$dest/lib/libepgraph.so.$major" # the soname: what programs look for
+ln -sf "libepgraph.so.$major" "$dest/lib/libepgraph.so"          # what the linker looks for
+put 755 bin "$build/epgraph"
+put 644 share/man/man1 docs/man/epgraph.1
+
+install -d "$dest/lib/pkgconfig"
+cat >"$dest/lib/pkgconfig/epgraph.pc" <<END
+prefix=$prefix
+exec_prefix=\${prefix}
+libdir=\${exec_prefix}/lib
+includedir=\${prefix}/include
+
+Name: epgraph
+Description: Expert-parallel dispatch and combine inside captured graphs
+Version: $version
+Requires.private: openblas jansson
+Cflags: -I\${includedir}
+Libs: -L\${libdir} -lepgraph
+Libs.private: -lm -pthread
+END
+chmod 644 "$dest/lib/pkgconfig/epgraph.pc"
