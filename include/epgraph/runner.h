@@ -5,7 +5,11 @@
  *
  * First use of a (variant, bucket): the groups rehearse, the step function runs `warmups` times, then under capture on the runner's own
  * non-blocking stream. The runner's first entry is captured once more, before that, on a blocking stream: work that
- * escapes to the legacy stream is silently lost from a non-blocking capture, and is error 906 there. */
+ * escapes to the legacy stream is silently lost from a non-blocking capture, and is error 906 there. While that probe
+ * lasts, use of the legacy stream by other threads fails with 906 too.
+ *
+ * Steps of one runner share its scratch memory, so they run one after the other, whatever streams they are given; a
+ * stream must live until the runner was given another one, reset or destroyed. One thread at a time per runner. */
 #ifndef EPGRAPH_RUNNER_H
 #define EPGRAPH_RUNNER_H
 
@@ -121,7 +125,7 @@ typedef struct epg_runner_stats {
     uint64_t failures;         /* captures that failed */
     uint64_t tokens;           /* tokens of replayed steps */
     uint64_t padding;          /* bucket minus tokens, over replayed steps */
-    uint64_t crossings;        /* replays that needed events because the stream changed */
+    uint64_t crossings;        /* steps that needed events because the stream changed */
     double capture_us;         /* warm-ups, probe, capture and instantiation, in all */
     uint64_t pool_bytes;
 } epg_runner_stats;

@@ -40,7 +40,7 @@ typedef struct epg_step_report {
     uint32_t epoch;            /* pairs enqueued so far in lane 0, as the group's epoch counts them */
     uint16_t stop;             /* 1: nothing left to do, and none will come */
     uint16_t error;            /* an epg_status that ends the run, 0 else */
-    uint16_t join;             /* 1: this rank asks to take part again */
+    uint16_t join;             /* 1: this rank asks to take part again; it runs none of this step's pairs */
     uint16_t alive;            /* 1; 0 in the report of a rank that did not answer */
 } epg_step_report;
 
@@ -53,7 +53,7 @@ typedef struct epg_step_plan {
     uint32_t tokens;
     uint32_t bucket;           /* decode and idle: the bucket replayed. Prefill: the tokens */
     uint32_t pairs[EPG_LANES_MAX]; /* the same on every rank: the most any rank wants */
-    uint32_t join_epoch;       /* where join_ranks is not 0: the epoch at which they take part */
+    uint32_t join_epoch;       /* where join_ranks is not 0: the epoch at which they take part, the first after this step */
     uint32_t join_ranks;
     uint16_t stop;             /* 1 on all ranks at once: every live rank asked for it */
     uint16_t error;            /* the first rank's error, in rank order; error_rank says whose */

@@ -252,13 +252,12 @@ static epg_status check_inputs(const epg__entry *entry, const epg_runner_step *s
 
 static epg_status run_eager(epg_runner *runner, const epg_runner_step *step)
 {
+    uint32_t bucket = step->tokens ? step->tokens : runner->buckets[0];
     EPG_TRY(cross_streams(runner, step->stream));
-    runner->stats.eager++;
     epg__pool_seek(&runner->pool, (epg__pool_mark){0, 0}, NULL, true);
-    for (uint32_t s = 0; s < runner->segment_count; s++) {
-        uint32_t bucket = step->tokens ? step->tokens : runner->buckets[0];
+    for (uint32_t s = 0; s < runner->segment_count; s++)
         EPG_TRY(epg__runner_call(runner, s, step, bucket, EPG_PHASE_EAGER, step->stream));
-    }
+    runner->stats.eager++;
     return EPG_OK;
 }
 
@@ -275,6 +274,7 @@ static epg_status run_eager_span(epg_runner *runner, const epg__entry *entry, co
 static epg_status replay(epg_runner *runner, const epg__entry *entry, const epg_runner_step *step)
 {
     EPG_TRY(check_inputs(entry, step));
+    EPG_TRY(epg__runner_check_closed(runner)); /* the graph's pairs would run in the middle of it */
     EPG_TRY(cross_streams(runner, step->stream));
     for (uint32_t i = 0; i < runner->span_count; i++) {
         if (runner->spans[i].eager)

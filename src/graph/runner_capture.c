@@ -61,7 +61,7 @@ static epg_status rehearse(const epg_runner *runner, uint32_t count, int on)
     return first;
 }
 
-static epg_status check_closed(const epg_runner *runner)
+epg_status epg__runner_check_closed(const epg_runner *runner)
 {
     for (uint32_t g = 0; g < runner->group_count; g++)
         EPG_TRY(epg__group_check_closed(runner->groups[g]));
@@ -77,7 +77,7 @@ static epg_status warm_up_once(const first_use *use)
         EPG_TRY(epg__runner_call(runner, s, use->step, use->entry->bucket, EPG_PHASE_WARMUP, runner->stream));
     }
     use->entry->marks[runner->segment_count] = runner->pool.at;
-    return check_closed(runner);
+    return epg__runner_check_closed(runner);
 }
 
 static epg_status warm_up(const first_use *use)
@@ -87,6 +87,8 @@ static epg_status warm_up(const first_use *use)
     epg_status status = EPG_OK, off;
 
     EPG_TRY(rehearse(runner, runner->group_count, 1));
+    /* A step that strays to the legacy stream, which the probe is to find, must not send real rows before that. */
+    status = epg_stream_synchronize(runner->device, runner->stream);
     for (uint32_t w = 0; w < runner->warmups && status == EPG_OK; w++)
         status = warm_up_once(use);
     epg__message_keep(&kept);
@@ -162,7 +164,7 @@ static epg_status capture_span(const first_use *use, const epg__span *span, epg_
     if (status == EPG_OK)
         status = check_counts(runner, &before);
     if (status == EPG_OK)
-        status = check_closed(runner);
+        status = epg__runner_check_closed(runner);
     epg__message_keep(&kept);
 
     epg_status ended = epg_capture_end(runner->device, stream, &captured);
@@ -174,7 +176,7 @@ static epg_status capture_span(const first_use *use, const epg__span *span, epg_
         *graph = captured;
         return EPG_OK;
     }
-    for (uint32_t g = 0; g < runner->group_count; g++)
+    for (uint32_t g = 0; id != 0 && g < runner->group_count; g++)
         epg__group_discard_capture(runner->groups[g], id);
     if (captured) {
         epg__message_keep(&kept);
@@ -201,8 +203,8 @@ static epg_status probe_once(const first_use *use, epg_stream blocking)
 
 static epg_status escaped(void)
 {
-    return epg__fail_prefix(EPG_ERR_ESCAPED, "work was launched on the legacy stream during the step; on the runner's "
-                                             "capture stream it would be silently lost from every replay: ");
+    return epg__fail_prefix(EPG_ERR_ESCAPED, "work was launched on the legacy stream during the step (906 while a blocking "
+                                             "stream captures); it would be silently lost from every replay: ");
 }
 
 /* 901 without a 906 means that a call failed and nobody reported it: a launch on the legacy stream whose status the step
@@ -252,6 +254,7 @@ static epg_status fill_entry(const first_use *use)
     epg_runner *runner = use->runner;
     bool suspect = false;
 
+    EPG_TRY(epg__runner_check_closed(runner)); /* a caller's open pair is not ours to end */
     /* The warm-ups read the static inputs and share the pool with steps still in flight. */
     EPG_TRY(epg__runner_order(runner, use->step->stream, runner->stream));
     if (runner->has_last && runner->last != use->step->stream)
@@ -262,8 +265,7 @@ static epg_status fill_entry(const first_use *use)
     EPG_TRY(capture_entry(use));
     if (!suspect)
         return EPG_OK;
-    epg__fail(EPG_ERR_ESCAPED, "the step captures on a non-blocking stream and not on a blocking one, where such a "
-                               "launch fails with 906");
+    epg__fail(EPG_ERR_ESCAPED, "the step can be captured on a non-blocking stream and not on a blocking one");
     return escaped();
 }
 

@@ -94,6 +94,9 @@ epg_status epg__runner_call(epg_runner *runner, uint32_t segment, const epg_runn
 /* Makes `after` wait for all work enqueued on `before` so far. */
 epg_status epg__runner_order(epg_runner *runner, epg_stream before, epg_stream after);
 
+/* EPG_ERR_STATE if a pair is open in a group of the runner. */
+epg_status epg__runner_check_closed(const epg_runner *runner);
+
 /* Warm-ups, probe, capture. The caller's stream and the last one used are waited for in stream order. */
 epg_status epg__entry_create(epg_runner *runner, const epg_runner_step *step, uint32_t bucket, epg__entry **entry);
 void epg__entry_destroy(epg_runner *runner, epg__entry *entry);
