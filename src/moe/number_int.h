@@ -1,0 +1,56 @@
+/* The 16-bit float formats, to and from float32, rounding to nearest even. Pure arithmetic: the same bits with every compiler. */
+#ifndef EPG_NUMBER_INT_H
+#define EPG_NUMBER_INT_H
+
+#include <stdint.h>
+#include <string.h>
+
+static inline uint32_t epg__float_bits(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+static inline float epg__bits_float(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline float epg__bf16_to_float(uint16_t half) { return epg__bits_float((uint32_t)half << 16); }
+
+static inline uint16_t epg__float_to_bf16(float value)
+{
+    uint32_t bits = epg__float_bits(value);
+    if ((bits & 0x7FFFFFFF) > 0x7F800000)
+        return (uint16_t)(bits >> 16 | 0x40); /* NaN: rounding could turn it into infinity */
+    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+static inline float epg__f16_to_float(uint16_t half)
+{
+    uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = half >> 10 & 31, fraction = half & 0x3FF;
+    if (exponent == 0) { /* zero or subnormal: fraction * 2^-24, exact in float32 */
+        float value = (float)fraction * 0x1p-24f;
+        return sign ? -value : value;
+    }
+    if (exponent == 31)
+        return epg__bits_float(sign | 0x7F800000 | fraction << 13);
+    return epg__bits_float(sign | (exponent + 112) << 23 | fraction << 13);
+}
+
+static inline uint16_t epg__float_to_f16(float value)
+{
+    uint32_t bits = epg__float_bits(value), sign = bits >> 16 & 0x8000, size = bits & 0x7FFFFFFF;
+    if (size > 0x7F800000)
+        return (uint16_t)(sign | 0x7E00);
+    if (size >= 0x477FF000) /* 65520 and more round to infinity */
+        return (uint16_t)(sign | 0x7C00);
+    if (size < 0x38800000) /* below 2^-14: adding 0.5 leaves the rounded multiple of 2^-24 in the low bits */
+        return (uint16_t)(sign | (epg__float_bits(epg__bits_float(size) + 0.5f) - 0x3F000000));
+    return (uint16_t)(sign | (((size + 0xFFF + (size >> 13 & 1)) >> 13) - (112u << 10)));
+}
+
+#endif
