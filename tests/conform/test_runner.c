@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <cmocka.h>
 #include <string.h>
+#include <pthread.h>
 #include <unistd.h>
 #include "epgraph/runner.h"
 
@@ -246,6 +247,36 @@ static void a_launch_on_the_legacy_stream_is_found(void **state)
     }
     f->step.to_legacy = 0;
     assert_int_equal(run(f, 4, f->stream), EPG_OK);
+}
+
+static void *launch_on_legacy(void *ctx)
+{
+    probe_step *step = ctx;
+    step->fail_status = epg_host_func(step->device, EPG_STREAM_LEGACY, work, step, "stranger");
+    return NULL;
+}
+
+/* Another thread uses the legacy stream in the middle of the first probe. */
+static epg_status disturbed_step(void *ctx, const epg_step_call *call)
+{
+    probe_step *step = ctx;
+    pthread_t thread;
+    if (call->phase == EPG_PHASE_PROBE && step->calls[EPG_PHASE_PROBE] == 0) {
+        assert_int_equal(pthread_create(&thread, NULL, launch_on_legacy, step), 0);
+        assert_int_equal(pthread_join(thread, NULL), 0);
+    }
+    return step_fn(ctx, call);
+}
+
+static void a_stranger_on_the_legacy_stream_is_not_blamed_on_the_step(void **state)
+{
+    fixture *f = *state;
+    epg_segment segment = {disturbed_step, &f->step, 0, NULL};
+    epg_runner_options options = options_for(&segment, 1);
+    assert_int_equal(epg_runner_create(f->device, &options, &f->runner), EPG_OK);
+    assert_int_equal(run(f, 4, f->stream), EPG_OK);
+    assert_int_equal(f->step.fail_status, EPG_ERR_CAPTURE_IMPLICIT);
+    assert_int_equal(stats_of(f).probes, 2);
 }
 
 static void without_the_probe_it_is_lost_in_silence(void **state)
@@ -498,6 +529,7 @@ int main(void)
         RUNNER_TEST(a_moved_input_is_named),
         RUNNER_TEST(a_failing_step_is_forwarded_and_survived),
         RUNNER_TEST(a_launch_on_the_legacy_stream_is_found),
+        RUNNER_TEST(a_stranger_on_the_legacy_stream_is_not_blamed_on_the_step),
         RUNNER_TEST(without_the_probe_it_is_lost_in_silence),
         RUNNER_TEST(segments_run_in_order),
         RUNNER_TEST(steps_on_two_streams_do_not_overlap),
