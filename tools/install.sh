@@ -25,6 +25,8 @@ ln -sf "libepgraph.so.$major" "$dest/lib/libepgraph.so"          # what the link
 put 755 bin "$build/epgraph"
 put 644 share/man/man1 docs/man/epgraph.1
 
+# Libs.private, not Requires.private: a user of the shared library needs no development package of OpenBLAS or jansson,
+# and Debian's openblas.pc asks for gfortran's library, which a static link does not need.
 install -d "$dest/lib/pkgconfig"
 cat >"$dest/lib/pkgconfig/epgraph.pc" <<END
 prefix=$prefix
@@ -35,9 +37,8 @@ includedir=\${prefix}/include
 Name: epgraph
 Description: Expert-parallel dispatch and combine inside captured graphs
 Version: $version
-Requires.private: openblas jansson
 Cflags: -I\${includedir}
 Libs: -L\${libdir} -lepgraph
-Libs.private: -lm -pthread
+Libs.private: -lopenblas -ljansson -lm -pthread
 END
 chmod 644 "$dest/lib/pkgconfig/epgraph.pc"
