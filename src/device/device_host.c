@@ -1,0 +1,211 @@
+/* The host device: creation, memory, what threads own, and the operations table.
+ *
+ * Not here: streams, events, capture, graphs, each in its device_host_*.c.
+ *
+ * Invariants: what a thread owns is freed with the device, not with the thread: a capture names its owner by that
+ * pointer, so it must never come to mean another thread. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include "device/device_host_int.h"
+
+enum { MEMORY_ALIGN = 256 };
+
+uint64_t epg__host_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static uint64_t device_now_ns(epg_device *device)
+{
+    (void)device;
+    return epg__host_now_ns();
+}
+
+/* ---- threads and the default streams ---- */
+
+epg__host_thread *epg__host_thread_peek(epg__host_device *device) { return pthread_getspecific(device->thread_key); }
+
+epg__host_thread *epg__host_thread_get(epg__host_device *device)
+{
+    epg__host_thread *thread = epg__host_thread_peek(device);
+    if (thread)
+        return thread;
+    thread = epg__zalloc(1, sizeof *thread, "a thread's capture mode");
+    if (!thread)
+        return NULL;
+    if (pthread_setspecific(device->thread_key, thread) != 0) {
+        epg__fail(EPG_ERR_NO_MEMORY, "no memory for a thread's capture mode");
+        free(thread);
+        return NULL;
+    }
+    thread->mode = EPG_CAPTURE_GLOBAL;
+    thread->next = device->threads;
+    device->threads = thread;
+    return thread;
+}
+
+epg_status epg__host_resolve(epg__host_device *device, epg_stream handle, epg_stream *stream)
+{
+    if (!handle || handle == EPG_STREAM_LEGACY) {
+        *stream = device->legacy;
+        return EPG_OK;
+    }
+    if (handle != EPG_STREAM_PER_THREAD) {
+        *stream = handle;
+        return EPG_OK;
+    }
+    epg__host_thread *thread = epg__host_thread_get(device);
+    if (thread && !thread->stream)
+        thread->stream = epg__host_stream_new(device, false, true);
+    if (!thread || !thread->stream)
+        return EPG_ERR_NO_MEMORY;
+    *stream = thread->stream;
+    return EPG_OK;
+}
+
+/* ---- memory ---- */
+
+static epg_status check_unsafe(epg__host_device *device, const char *what)
+{
+    pthread_mutex_lock(&device->lock);
+    epg_status status = epg__capture_check_unsafe(device, what);
+    pthread_mutex_unlock(&device->lock);
+    return status;
+}
+
+/* Both kinds are plain memory: every thread of the process is "the device". */
+static epg_status memory_alloc(epg_device *device, epg_memory_kind kind, size_t bytes, void **memory)
+{
+    (void)kind;
+    EPG_TRY(check_unsafe(epg__host_of(device), "epg_memory_alloc"));
+    void *made = epg__zalloc_aligned(MEMORY_ALIGN, bytes, 1, "device memory");
+    if (!made)
+        return EPG_ERR_NO_MEMORY;
+    *memory = made;
+    return EPG_OK;
+}
+
+static epg_status memory_free(epg_device *device, epg_memory_kind kind, void *memory)
+{
+    (void)kind;
+    EPG_TRY(check_unsafe(epg__host_of(device), "epg_memory_free"));
+    free(memory);
+    return EPG_OK;
+}
+
+/* ---- creation ---- */
+
+static void device_free(epg__host_device *device)
+{
+    while (device->threads) {
+        epg__host_thread *next = device->threads->next;
+        free(device->threads);
+        device->threads = next;
+    }
+    pthread_key_delete(device->thread_key);
+    pthread_cond_destroy(&device->barrier);
+    pthread_mutex_destroy(&device->lock);
+    free(device);
+}
+
+static void device_destroy(epg_device *base)
+{
+    epg__host_device *device = epg__host_of(base);
+    pthread_mutex_lock(&device->lock);
+    epg__capture_drop_all(device);
+    pthread_mutex_unlock(&device->lock);
+    epg__host_streams_end(device);
+    device_free(device);
+}
+
+static const epg__device_ops host_ops = {
+    .destroy = device_destroy,
+    .now_ns = device_now_ns,
+    .synchronize = epg__host_synchronize,
+    .stream_create = epg__host_stream_create,
+    .stream_destroy = epg__host_stream_destroy,
+    .stream_synchronize = epg__host_stream_synchronize,
+    .stream_query = epg__host_stream_query,
+    .stream_wait_event = epg__host_stream_wait_event,
+    .event_create = epg__host_event_create,
+    .event_destroy = epg__host_event_destroy,
+    .event_record = epg__host_event_record,
+    .event_query = epg__host_event_query,
+    .event_synchronize = epg__host_event_synchronize,
+    .event_elapsed_us = epg__host_event_elapsed_us,
+    .memory_alloc = memory_alloc,
+    .memory_free = memory_free,
+    .memcpy_async = epg__host_memcpy_async,
+    .memset_async = epg__host_memset_async,
+    .memcpy_sync = epg__host_memcpy_sync,
+    .memset_sync = epg__host_memset_sync,
+    .host_func = epg__host_func,
+    .host_launch = epg__host_launch,
+    .capture_begin = epg__host_capture_begin,
+    .capture_end = epg__host_capture_end,
+    .capture_query = epg__host_capture_query,
+    .capture_mode_exchange = epg__host_capture_mode_exchange,
+    .graph_destroy = epg__host_graph_destroy,
+    .graph_node_count = epg__host_graph_node_count,
+    .graph_dot = epg__host_graph_dot,
+    .graph_instantiate = epg__host_graph_instantiate,
+    .exec_destroy = epg__host_exec_destroy,
+    .exec_launch = epg__host_exec_launch,
+};
+
+/* The processor's name as the kernel gives it; "CPU" where it gives none. */
+static void cpu_name(char *name, size_t room)
+{
+    char line[256];
+    FILE *file = fopen("/proc/cpuinfo", "r");
+    snprintf(name, room, "CPU");
+    while (file && fgets(line, sizeof line, file)) {
+        const char *colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) != 0 || !colon)
+            continue;
+        snprintf(name, room, "%.*s", (int)strcspn(colon + 1, "\n") - 1, colon + 2);
+        break;
+    }
+    if (file)
+        fclose(file);
+}
+
+static void fill_info(epg_device_info *info)
+{
+    char cpu[40];
+    long cores = sysconf(_SC_NPROCESSORS_ONLN), pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    cpu_name(cpu, sizeof cpu);
+    *info = (epg_device_info){.size = sizeof *info, .kind = EPG_DEVICE_HOST};
+    info->units = cores > 0 ? (uint32_t)cores : 1;
+    info->memory_bytes = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
+    snprintf(info->name, sizeof info->name, "host: %s, %u cores", cpu, info->units);
+}
+
+epg_status epg__device_host_create(const epg_device_options *options, epg_device **device)
+{
+    (void)options;
+    epg__host_device *made = epg__zalloc(1, sizeof *made, "a device");
+    if (!made)
+        return EPG_ERR_NO_MEMORY;
+    int error = pthread_key_create(&made->thread_key, NULL);
+    if (error) {
+        free(made);
+        return epg__fail(EPG_ERR_SYSTEM, "no thread key for a device: %s", strerror(error));
+    }
+    pthread_mutex_init(&made->lock, NULL);
+    pthread_cond_init(&made->barrier, NULL);
+    made->legacy = epg__host_stream_new(made, true, false);
+    if (!made->legacy) {
+        device_free(made);
+        return EPG_ERR_NO_MEMORY;
+    }
+    made->base.ops = &host_ops;
+    fill_info(&made->base.info);
+    *device = &made->base;
+    return EPG_OK;
+}

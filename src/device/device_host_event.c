@@ -1,0 +1,174 @@
+/* The host device's events: marks in a stream's order that other streams, and the caller, can wait for.
+ *
+ * Not here: what an event means to a capture (device_host_capture.c).
+ *
+ * Invariants: every record makes a new epg__host_record, so a wait that took the old one is not moved by a later
+ * record. An event has a record, or a capture id, or neither. */
+#include <stdlib.h>
+#include "device/device_host_int.h"
+
+void epg__host_record_finish(epg__host_record *record)
+{
+    record->time_ns = epg__host_now_ns();
+    record->done = true;
+    pthread_cond_broadcast(&record->finished);
+}
+
+void epg__host_record_drop(epg__host_record *record)
+{
+    if (!record || --record->refs > 0)
+        return;
+    pthread_cond_destroy(&record->finished);
+    free(record);
+}
+
+static epg__host_record *record_create(void)
+{
+    epg__host_record *record = epg__zalloc(1, sizeof *record, "an event's record");
+    if (!record)
+        return NULL;
+    record->refs = 1;
+    pthread_cond_init(&record->finished, NULL);
+    return record;
+}
+
+/* Queues a RECORD or WAIT of `record`, which gets one holder more. */
+static epg_status push_record(epg_stream stream, epg__host_kind kind, epg__host_record *record)
+{
+    epg__host_work *work = epg__host_work_create(kind, kind == EPG__HOST_WAIT ? "event wait" : "event record", NULL, 0);
+    if (!work)
+        return EPG_ERR_NO_MEMORY;
+    work->u.record = record;
+    record->refs++;
+    epg_status status = epg__host_push(stream, work);
+    if (status != EPG_OK)
+        epg__host_work_free(work);
+    return status;
+}
+
+epg_status epg__host_event_create(epg_device *device, epg_event *event)
+{
+    epg_event made = epg__zalloc(1, sizeof *made, "an event");
+    (void)device;
+    if (!made)
+        return EPG_ERR_NO_MEMORY;
+    *event = made;
+    return EPG_OK;
+}
+
+epg_status epg__host_event_destroy(epg_device *base, epg_event event)
+{
+    epg__host_device *device = epg__host_of(base);
+    if (!event)
+        return EPG_OK;
+    pthread_mutex_lock(&device->lock);
+    epg__host_record_drop(event->record);
+    pthread_mutex_unlock(&device->lock);
+    free(event->frontier.nodes);
+    free(event);
+    return EPG_OK;
+}
+
+static epg_status record_uncaptured(epg_stream stream, epg_event event)
+{
+    epg__host_record *record = record_create();
+    if (!record)
+        return EPG_ERR_NO_MEMORY;
+    if (epg__host_stream_clear(stream)) {
+        epg__host_record_finish(record); /* nothing before it: no worker needed */
+    } else {
+        epg_status status = push_record(stream, EPG__HOST_RECORD, record);
+        if (status != EPG_OK) {
+            epg__host_record_drop(record);
+            return status;
+        }
+    }
+    epg__host_record_drop(event->record);
+    event->record = record;
+    event->capture_id = 0;
+    return EPG_OK;
+}
+
+epg_status epg__host_event_record(epg_device *base, epg_event event, epg_stream stream)
+{
+    epg__host_device *device = epg__host_of(base);
+    pthread_mutex_lock(&device->lock);
+    epg_status status = epg__host_resolve(device, stream, &stream);
+    if (status == EPG_OK)
+        status = epg__capture_check_work(stream, "epg_event_record");
+    if (status == EPG_OK)
+        status = stream->capture ? epg__capture_record(stream, event) : record_uncaptured(stream, event);
+    pthread_mutex_unlock(&device->lock);
+    return status;
+}
+
+epg_status epg__host_stream_wait_event(epg_device *base, epg_stream stream, epg_event event)
+{
+    epg__host_device *device = epg__host_of(base);
+    bool handled = false;
+    pthread_mutex_lock(&device->lock);
+    epg_status status = epg__host_resolve(device, stream, &stream);
+    if (status == EPG_OK)
+        status = epg__capture_wait(stream, event, &handled);
+    if (status == EPG_OK && !handled && event->record && !event->record->done)
+        status = push_record(stream, EPG__HOST_WAIT, event->record);
+    pthread_mutex_unlock(&device->lock);
+    return status;
+}
+
+/* The rules of a look at an event's progress: not at a captured one, and as unsafe as any other look. */
+static epg_status check_look(epg__host_device *device, epg_event event, const char *what)
+{
+    EPG_TRY(epg__capture_check_event(device, event, true, what));
+    return epg__capture_check_unsafe(device, what);
+}
+
+epg_status epg__host_event_query(epg_device *base, epg_event event)
+{
+    epg__host_device *device = epg__host_of(base);
+    pthread_mutex_lock(&device->lock);
+    epg_status status = check_look(device, event, "epg_event_query");
+    if (status == EPG_OK && event->record && !event->record->done)
+        status = epg__fail(EPG_ERR_NOT_READY, "the work before the event has not finished");
+    pthread_mutex_unlock(&device->lock);
+    return status;
+}
+
+epg_status epg__host_event_synchronize(epg_device *base, epg_event event)
+{
+    epg__host_device *device = epg__host_of(base);
+    pthread_mutex_lock(&device->lock);
+    epg_status status = check_look(device, event, "epg_event_synchronize");
+    epg__host_record *record = event->record;
+    if (status == EPG_OK && record) {
+        record->refs++;
+        while (!record->done)
+            pthread_cond_wait(&record->finished, &device->lock);
+        epg__host_record_drop(record);
+    }
+    pthread_mutex_unlock(&device->lock);
+    return status;
+}
+
+static epg_status elapsed(epg__host_device *device, epg_event start, epg_event stop, double *us)
+{
+    EPG_TRY(epg__capture_check_event(device, start, false, "epg_event_elapsed_us"));
+    EPG_TRY(epg__capture_check_event(device, stop, false, "epg_event_elapsed_us"));
+    if (!start->record || !stop->record)
+        return epg__fail(EPG_ERR_HANDLE, "epg_event_elapsed_us: the %s event was never recorded",
+                         start->record ? "stop" : "start");
+    if (!start->record->done || !stop->record->done)
+        return epg__fail(EPG_ERR_NOT_READY, "the work before the %s event has not finished",
+                         start->record->done ? "stop" : "start");
+    *us = (double)(int64_t)(stop->record->time_ns - start->record->time_ns) / 1000.0;
+    return EPG_OK;
+}
+
+epg_status epg__host_event_elapsed_us(epg_device *base, epg_event start, epg_event stop, double *us)
+{
+    epg__host_device *device = epg__host_of(base);
+    pthread_mutex_lock(&device->lock);
+    epg_status status = elapsed(device, start, stop, us);
+    pthread_mutex_unlock(&device->lock);
+    return status;
+}

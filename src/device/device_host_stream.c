@@ -1,0 +1,416 @@
+/* The host device's streams: queues, their workers, and what can be put on them.
+ *
+ * Not here: events (device_host_event.c), what capture makes of a call (device_host_capture.c).
+ *
+ * Invariants: a stream's work runs in order on its one worker, which starts with the first uncaptured work. Work carries a
+ * device-wide order; the head of a queue stays there until it has run. So "all earlier work of stream s is done" is
+ * "s's head has a later order", and the legacy stream's rule needs no lists. Every wait is for work with a smaller order,
+ * so waits cannot form a circle. */
+#include <stdlib.h>
+#include <string.h>
+#include "device/device_host_int.h"
+
+/* ---- work ---- */
+
+epg__host_work *epg__host_work_create(epg__host_kind kind, const char *name, const void *args, size_t bytes)
+{
+    size_t text = strlen(name) + 1, tail, total;
+    epg__host_work *work = NULL;
+    if (epg__add(bytes, text, &tail) && epg__add(sizeof *work, tail, &total))
+        work = malloc(total); /* not cleared: arguments may be large */
+    if (!work) {
+        epg__fail(EPG_ERR_NO_MEMORY, "no memory for \"%s\" with %zu bytes of arguments", name, bytes);
+        return NULL;
+    }
+    memset(work, 0, sizeof *work);
+    work->kind = kind;
+    if (bytes)
+        memcpy(work->tail, args, bytes);
+    work->name = memcpy(work->tail + bytes, name, text);
+    return work;
+}
+
+void epg__host_work_free(epg__host_work *work)
+{
+    if (work->kind == EPG__HOST_RECORD || work->kind == EPG__HOST_WAIT)
+        epg__host_record_drop(work->u.record);
+    free(work);
+}
+
+void epg__host_work_run(const epg__host_work *work)
+{
+    switch (work->kind) {
+    case EPG__HOST_KERNEL:
+        work->u.kernel.fn(work->u.kernel.args);
+        break;
+    case EPG__HOST_FUNC:
+        work->u.func.fn(work->u.func.ctx);
+        break;
+    case EPG__HOST_COPY:
+        if (work->u.copy.bytes)
+            memcpy(work->u.copy.to, work->u.copy.from, work->u.copy.bytes);
+        break;
+    case EPG__HOST_SET:
+        if (work->u.set.bytes)
+            memset(work->u.set.to, work->u.set.value, work->u.set.bytes);
+        break;
+    case EPG__HOST_RECORD:
+    case EPG__HOST_WAIT:
+    case EPG__HOST_REPLAY:
+        break;
+    }
+}
+
+/* ---- the worker ---- */
+
+static bool done_before(const struct epg_stream_st *stream, uint64_t order)
+{
+    return !stream->head || stream->head->order >= order;
+}
+
+static bool blocking_done_before(const epg__host_device *device, uint64_t order)
+{
+    for (epg_stream s = device->streams; s; s = s->next)
+        if (s->blocking && !done_before(s, order))
+            return false;
+    return true;
+}
+
+/* The legacy stream's rule, for work of this order on `stream`. */
+static bool may_run(epg_stream stream, uint64_t order)
+{
+    if (stream->legacy)
+        return blocking_done_before(stream->device, order);
+    return !stream->blocking || done_before(stream->device->legacy, order);
+}
+
+bool epg__host_stream_clear(epg_stream stream) { return !stream->head && may_run(stream, UINT64_MAX); }
+
+static void barrier_wait(epg__host_device *device)
+{
+    device->barrier_waiters++;
+    pthread_cond_wait(&device->barrier, &device->lock);
+    device->barrier_waiters--;
+}
+
+static void run_head(epg_stream stream)
+{
+    epg__host_device *device = stream->device;
+    epg__host_work *work = stream->head;
+    while (!may_run(stream, work->order))
+        barrier_wait(device);
+    if (work->kind == EPG__HOST_RECORD) {
+        epg__host_record_finish(work->u.record);
+    } else if (work->kind == EPG__HOST_WAIT) {
+        while (!work->u.record->done)
+            pthread_cond_wait(&work->u.record->finished, &device->lock);
+    } else {
+        pthread_mutex_unlock(&device->lock);
+        if (work->kind == EPG__HOST_REPLAY)
+            epg__host_replay(work->u.replay.exec, work->u.replay.turn);
+        else
+            epg__host_work_run(work);
+        pthread_mutex_lock(&device->lock);
+    }
+}
+
+static void pop_head(epg_stream stream)
+{
+    epg__host_work *work = stream->head;
+    stream->head = work->next;
+    stream->done++;
+    epg__host_work_free(work);
+    if (stream->sync_waiters)
+        pthread_cond_broadcast(&stream->progress);
+    if (stream->device->barrier_waiters)
+        pthread_cond_broadcast(&stream->device->barrier);
+}
+
+static void *worker_main(void *arg)
+{
+    epg_stream stream = arg;
+    epg__host_device *device = stream->device;
+    pthread_mutex_lock(&device->lock);
+    while (stream->head || !stream->destroyed) {
+        if (!stream->head) {
+            pthread_cond_wait(&stream->wake, &device->lock);
+            continue;
+        }
+        run_head(stream);
+        pop_head(stream);
+    }
+    stream->exited = true;
+    pthread_mutex_unlock(&device->lock);
+    return NULL;
+}
+
+epg_status epg__host_push(epg_stream stream, epg__host_work *work)
+{
+    if (!stream->threaded) {
+        int error = pthread_create(&stream->worker, NULL, worker_main, stream);
+        if (error)
+            return epg__fail(EPG_ERR_SYSTEM, "no worker thread for the stream that runs \"%s\": %s", work->name,
+                             strerror(error));
+        stream->threaded = true;
+    }
+    work->next = NULL;
+    work->order = stream->device->orders++;
+    if (stream->head)
+        stream->tail->next = work;
+    else
+        stream->head = work;
+    stream->tail = work;
+    stream->pushed++;
+    pthread_cond_signal(&stream->wake);
+    return EPG_OK;
+}
+
+/* ---- life and death ---- */
+
+epg_stream epg__host_stream_new(epg__host_device *device, bool legacy, bool blocking)
+{
+    epg_stream stream = epg__zalloc(1, sizeof *stream, "a stream");
+    if (!stream)
+        return NULL;
+    stream->device = device;
+    stream->legacy = legacy;
+    stream->blocking = blocking;
+    pthread_cond_init(&stream->wake, NULL);
+    pthread_cond_init(&stream->progress, NULL);
+    stream->next = device->streams;
+    device->streams = stream;
+    return stream;
+}
+
+static void stream_free(epg_stream stream)
+{
+    if (stream->threaded)
+        pthread_join(stream->worker, NULL);
+    pthread_cond_destroy(&stream->wake);
+    pthread_cond_destroy(&stream->progress);
+    free(stream->frontier.nodes);
+    free(stream);
+}
+
+static void streams_free(epg_stream list)
+{
+    while (list) {
+        epg_stream next = list->next;
+        stream_free(list);
+        list = next;
+    }
+}
+
+/* Takes out of the device's list what was destroyed and runs no more. With the lock held. */
+static epg_stream take_dead(epg__host_device *device)
+{
+    epg_stream dead = NULL, *link = &device->streams;
+    while (*link) {
+        epg_stream stream = *link;
+        if (stream->destroyed && (stream->exited || !stream->threaded)) {
+            *link = stream->next;
+            stream->next = dead;
+            dead = stream;
+        } else {
+            link = &stream->next;
+        }
+    }
+    return dead;
+}
+
+void epg__host_streams_end(epg__host_device *device)
+{
+    pthread_mutex_lock(&device->lock);
+    for (epg_stream s = device->streams; s; s = s->next) {
+        s->destroyed = true;
+        pthread_cond_signal(&s->wake);
+    }
+    pthread_mutex_unlock(&device->lock);
+    /* Joined before any is freed: the workers look at one another's queues. */
+    for (epg_stream s = device->streams; s; s = s->next) {
+        if (s->threaded)
+            pthread_join(s->worker, NULL);
+        s->threaded = false;
+    }
+    streams_free(device->streams);
+    device->streams = NULL;
+}
+
+epg_status epg__host_stream_create(epg_device *base, epg_stream_kind kind, epg_stream *stream)
+{
+    epg__host_device *device = epg__host_of(base);
+    pthread_mutex_lock(&device->lock);
+    epg_stream made = epg__host_stream_new(device, false, kind == EPG_STREAM_BLOCKING);
+    epg_stream dead = take_dead(device);
+    pthread_mutex_unlock(&device->lock);
+    streams_free(dead);
+    if (!made)
+        return EPG_ERR_NO_MEMORY;
+    *stream = made;
+    return EPG_OK;
+}
+
+epg_status epg__host_stream_destroy(epg_device *base, epg_stream stream)
+{
+    epg__host_device *device = epg__host_of(base);
+    if (!stream)
+        return EPG_OK;
+    if (stream == EPG_STREAM_LEGACY || stream == EPG_STREAM_PER_THREAD)
+        return epg__fail(EPG_ERR_HANDLE, "epg_stream_destroy: a default stream cannot be destroyed");
+    pthread_mutex_lock(&device->lock);
+    epg__capture_forget(stream);
+    stream->destroyed = true;
+    pthread_cond_signal(&stream->wake);
+    epg_stream dead = take_dead(device);
+    pthread_mutex_unlock(&device->lock);
+    streams_free(dead);
+    return EPG_OK;
+}
+
+/* ---- waiting ---- */
+
+static void wait_pushed(epg_stream stream)
+{
+    uint64_t target = stream->pushed;
+    stream->sync_waiters++;
+    while (stream->done < target)
+        pthread_cond_wait(&stream->progress, &stream->device->lock);
+    stream->sync_waiters--;
+}
+
+epg_status epg__host_stream_synchronize(epg_device *base, epg_stream stream)
+{
+    epg__host_device *device = epg__host_of(base);
+    pthread_mutex_lock(&device->lock);
+    epg_status status = epg__host_resolve(device, stream, &stream);
+    if (status == EPG_OK)
+        status = epg__capture_check_progress(stream, "epg_stream_synchronize");
+    if (status == EPG_OK) {
+        /* Work of blocking streams counts as the legacy stream's: whatever comes next on it waits for them. */
+        uint64_t now = device->orders;
+        wait_pushed(stream);
+        while (stream->legacy && !blocking_done_before(device, now))
+            barrier_wait(device);
+    }
+    pthread_mutex_unlock(&device->lock);
+    return status;
+}
+
+epg_status epg__host_stream_query(epg_device *base, epg_stream stream)
+{
+    epg__host_device *device = epg__host_of(base);
+    pthread_mutex_lock(&device->lock);
+    epg_status status = epg__host_resolve(device, stream, &stream);
+    if (status == EPG_OK)
+        status = epg__capture_check_progress(stream, "epg_stream_query");
+    if (status == EPG_OK && (stream->head || (stream->legacy && !epg__host_stream_clear(stream))))
+        status = epg__fail(EPG_ERR_NOT_READY, "the stream has %llu pieces of work left",
+                           (unsigned long long)(stream->pushed - stream->done));
+    pthread_mutex_unlock(&device->lock);
+    return status;
+}
+
+static bool all_done_before(const epg__host_device *device, uint64_t order)
+{
+    for (epg_stream s = device->streams; s; s = s->next)
+        if (!done_before(s, order))
+            return false;
+    return true;
+}
+
+epg_status epg__host_synchronize(epg_device *base)
+{
+    epg__host_device *device = epg__host_of(base);
+    pthread_mutex_lock(&device->lock);
+    epg_status status = epg__capture_check_device(device, "epg_device_synchronize");
+    uint64_t now = device->orders;
+    while (status == EPG_OK && !all_done_before(device, now))
+        barrier_wait(device);
+    pthread_mutex_unlock(&device->lock);
+    return status;
+}
+
+/* ---- enqueueing ---- */
+
+/* Puts `work` where the stream takes it: into its capture or its queue. Frees it on failure. `wait`: until it has run. */
+static epg_status submit(epg_device *base, epg_stream stream, epg__host_work *work, const char *what, bool wait)
+{
+    epg__host_device *device = epg__host_of(base);
+    if (!work)
+        return EPG_ERR_NO_MEMORY;
+    pthread_mutex_lock(&device->lock);
+    epg_status status = epg__host_resolve(device, stream, &stream);
+    if (status == EPG_OK)
+        status = epg__capture_check_work(stream, what);
+    if (status == EPG_OK)
+        status = stream->capture ? epg__capture_add(stream, work) : epg__host_push(stream, work);
+    if (status != EPG_OK)
+        epg__host_work_free(work);
+    else if (wait)
+        wait_pushed(stream);
+    pthread_mutex_unlock(&device->lock);
+    return status;
+}
+
+static epg__host_work *copy_work(void *to, const void *from, size_t bytes)
+{
+    epg__host_work *work = epg__host_work_create(EPG__HOST_COPY, "memcpy", NULL, 0);
+    if (work) {
+        work->u.copy.to = to;
+        work->u.copy.from = from;
+        work->u.copy.bytes = bytes;
+    }
+    return work;
+}
+
+static epg__host_work *set_work(void *to, int value, size_t bytes)
+{
+    epg__host_work *work = epg__host_work_create(EPG__HOST_SET, "memset", NULL, 0);
+    if (work) {
+        work->u.set.to = to;
+        work->u.set.value = value;
+        work->u.set.bytes = bytes;
+    }
+    return work;
+}
+
+epg_status epg__host_memcpy_async(epg_device *device, void *to, const void *from, size_t bytes, epg_stream stream)
+{
+    return submit(device, stream, copy_work(to, from, bytes), "epg_memcpy_async", false);
+}
+
+epg_status epg__host_memset_async(epg_device *device, void *to, int value, size_t bytes, epg_stream stream)
+{
+    return submit(device, stream, set_work(to, value, bytes), "epg_memset_async", false);
+}
+
+epg_status epg__host_memcpy_sync(epg_device *device, void *to, const void *from, size_t bytes)
+{
+    return submit(device, EPG_STREAM_LEGACY, copy_work(to, from, bytes), "epg_memcpy", true);
+}
+
+epg_status epg__host_memset_sync(epg_device *device, void *to, int value, size_t bytes)
+{
+    return submit(device, EPG_STREAM_LEGACY, set_work(to, value, bytes), "epg_memset", true);
+}
+
+epg_status epg__host_func(epg_device *device, epg_stream stream, void (*fn)(void *ctx), void *ctx, const char *name)
+{
+    epg__host_work *work = epg__host_work_create(EPG__HOST_FUNC, name ? name : "host function", NULL, 0);
+    if (work) {
+        work->u.func.fn = fn;
+        work->u.func.ctx = ctx;
+    }
+    return submit(device, stream, work, "epg_host_func", false);
+}
+
+epg_status epg__host_launch(epg_device *device, epg_stream stream, void (*fn)(const void *args), const void *args,
+                            size_t bytes, const char *name)
+{
+    epg__host_work *work = epg__host_work_create(EPG__HOST_KERNEL, name ? name : "kernel", args, bytes);
+    if (work) {
+        work->u.kernel.fn = fn;
+        work->u.kernel.args = work->tail;
+    }
+    return submit(device, stream, work, "epg_host_launch", false);
+}
