@@ -1,0 +1,94 @@
+/* Every allocation of creating a device, a team and a group, and of capturing a pair, made to fail in turn: a status,
+ * nothing leaked, and no step left hanging. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include "epgraph/epgraph.h"
+#include "support/oom.h"
+
+enum { RANKS = 1, HIDDEN = 8, TOKENS = 4 };
+
+typedef struct world {
+    epg_device *device;
+    epg_team *team;
+    epg_group *group;
+    epg_stream stream;
+    epg_graph graph;
+    epg_exec exec;
+    float rows[TOKENS * HIDDEN], out[TOKENS * HIDDEN], expert_out[TOKENS * HIDDEN];
+    int32_t ids[TOKENS];
+} world;
+
+static epg_status capture_pair(world *w)
+{
+    epg_dispatch_args args = EPG_DISPATCH_ARGS_INIT;
+    epg_dispatch_view view = EPG_DISPATCH_VIEW_INIT;
+    epg_status status = epg_capture_begin(w->device, w->stream, EPG_CAPTURE_THREAD_LOCAL);
+    if (status != EPG_OK)
+        return status;
+    args.bucket = TOKENS;
+    args.rows = w->rows;
+    args.topk_ids = w->ids;
+    if ((status = epg_dispatch(w->group, &args, &view, w->stream)) == EPG_OK)
+        status = epg_combine(w->group, 0, w->expert_out, w->out, w->stream);
+    epg_status ended = epg_capture_end(w->device, w->stream, &w->graph);
+    return status != EPG_OK ? status : ended;
+}
+
+static epg_status build(world *w)
+{
+    epg_group_options o = EPG_GROUP_OPTIONS_INIT;
+    epg_status s;
+    o.experts = 2;
+    o.hidden = HIDDEN;
+    o.topk = 1;
+    o.max_tokens = TOKENS;
+    if ((s = epg_device_create(NULL, &w->device)) || (s = epg_team_create_threads(w->device, NULL, RANKS, &w->team)) ||
+        (s = epg_stream_create(w->device, EPG_STREAM_NONBLOCKING, &w->stream)) ||
+        (s = epg_group_create(w->team, &o, &w->group)) || (s = capture_pair(w)) ||
+        (s = epg_graph_instantiate(w->device, w->graph, &w->exec)) ||
+        (s = epg_exec_launch(w->device, w->exec, w->stream)))
+        return s;
+    return epg_stream_synchronize(w->device, w->stream);
+}
+
+static void tear_down(world *w)
+{
+    if (w->exec)
+        epg_exec_destroy(w->device, w->exec);
+    if (w->graph)
+        epg_graph_destroy(w->device, w->graph);
+    if (w->stream)
+        epg_stream_destroy(w->device, w->stream);
+    epg_group_destroy(w->group);
+    epg_team_destroy(w->team);
+    epg_device_destroy(w->device);
+}
+
+static void each_allocation_fails_once(void **state)
+{
+    (void)state;
+    long n = 0;
+    for (int delivered = 1; delivered; n++) {
+        world w = {0};
+        oom_track_start();
+        oom_fail_at(n);
+        epg_status status = build(&w);
+        delivered = oom_stop();
+        if (delivered)
+            assert_int_not_equal(status, EPG_OK);
+        else
+            assert_int_equal(status, EPG_OK);
+        tear_down(&w);
+        assert_int_equal(oom_tracked(), 0);
+    }
+    assert_true(n > 15);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(each_allocation_fails_once)};
+    return cmocka_run_group_tests(tests, NULL, NULL) != 0;
+}
