@@ -6,6 +6,7 @@
  * Invariants: a stream is in at most one capture. A capture lives from its begin to its end (or the end of its origin), valid or
  * not. A node depends on nodes with smaller numbers only. A stream's frontier holds what its next node depends on: its
  * last node, and what it waited for since. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "device/device_host_int.h"
@@ -16,7 +17,7 @@ struct epg__host_capture {
     epg_capture_mode mode;
     const epg__host_thread *owner; /* the thread that began it */
     epg_stream origin;
-    const char *spoiler; /* the call that invalidated it; NULL: valid */
+    char spoiler[80];    /* the call that invalidated it, copied: a kernel's name goes with its work; "": valid */
     epg__host_body *body;
 };
 
@@ -24,8 +25,8 @@ struct epg__host_capture {
 
 static void invalidate(epg__host_capture *capture, const char *what)
 {
-    if (!capture->spoiler)
-        capture->spoiler = what;
+    if (!capture->spoiler[0])
+        snprintf(capture->spoiler, sizeof capture->spoiler, "%s", what);
 }
 
 static epg_status fail_invalidated(const epg__host_capture *capture, const char *what)
@@ -87,7 +88,7 @@ static epg_status check_legacy(epg_stream stream, const char *what, bool kills)
 epg_status epg__capture_check_work(epg_stream stream, const char *what)
 {
     EPG_TRY(check_legacy(stream, what, true));
-    if (stream->capture && stream->capture->spoiler)
+    if (stream->capture && stream->capture->spoiler[0])
         return fail_invalidated(stream->capture, what);
     return EPG_OK;
 }
@@ -252,7 +253,7 @@ static epg_status wait_captured(epg_stream stream, epg_event event)
     }
     if (!from)
         return epg__fail(EPG_ERR_INVALID, "%s: the event is from capture %llu, which has ended", what, id);
-    if (from->spoiler)
+    if (from->spoiler[0])
         return fail_invalidated(from, what);
     if (to && to != from) {
         invalidate(from, what);
@@ -374,7 +375,7 @@ static epg_status check_end(epg__host_device *device, const epg__host_capture *c
         return epg__fail(EPG_ERR_CAPTURE_WRONG_THREAD,
                          "epg_capture_end: capture %llu was begun by another thread and is not relaxed",
                          (unsigned long long)capture->id);
-    if (capture->spoiler)
+    if (capture->spoiler[0])
         return fail_invalidated(capture, "epg_capture_end");
     return check_joined(capture);
 }
@@ -421,7 +422,7 @@ epg_status epg__host_capture_query(epg_device *base, epg_stream stream, epg_capt
         result = check_legacy(stream, "epg_capture_query", false);
     if (result == EPG_OK) {
         const epg__host_capture *c = stream->capture;
-        *status = !c ? EPG_CAPTURE_NONE : c->spoiler ? EPG_CAPTURE_INVALIDATED : EPG_CAPTURE_ACTIVE;
+        *status = !c ? EPG_CAPTURE_NONE : c->spoiler[0] ? EPG_CAPTURE_INVALIDATED : EPG_CAPTURE_ACTIVE;
         if (id)
             *id = c ? c->id : 0;
     }
