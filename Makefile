@@ -20,6 +20,8 @@ CFLAGS ?= -O2 -g
 override CPPFLAGS += -D_GNU_SOURCE -Iinclude -Isrc
 override CFLAGS += -std=c11 -fPIC -fvisibility=hidden -ffp-contract=off -pthread $(WARNINGS) $(SANITIZE)
 override LDFLAGS += -pthread $(SANITIZE)
+# V=1 shows the commands.
+QUIET := $(if $(V),,@)
 LIBS := -lopenblas -ljansson -lm
 
 LIB_SOURCES := $(wildcard src/*/*.c)
@@ -67,23 +69,25 @@ sanitized: all tests
 
 $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(QUIET)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 $(STATIC): $(call objects,$(LIB_SOURCES))
 	@rm -f $@
-	ar rcs $@ $^
+	$(QUIET)ar rcs $@ $^
 
 $(SHARED): $(call objects,$(LIB_SOURCES))
-	$(CC) $(LDFLAGS) -shared -Wl,-soname,libepgraph.so.$(basename $(basename $(VERSION))) -Wl,--as-needed -o $@ $^ $(LIBS)
+	$(QUIET)$(CC) $(LDFLAGS) -shared -Wl,-soname,libepgraph.so.$(basename $(basename $(VERSION))) -Wl,--as-needed -o $@ $^ $(LIBS)
 
 $(CLI): $(call objects,$(CLI_SOURCES)) $(STATIC)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(QUIET)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 $(BUILD)/examples/%: $(BUILD)/examples/%.o $(STATIC)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(QUIET)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
+# The command's pure parts have a unit test too.
+$(BUILD)/tests/unit/test_workload: $(call objects,cli/workload.c cli/schedule.c cli/digest.c cli/options.c)
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(call objects,$(SUPPORT_SOURCES)) $(STATIC)
-	$(CC) $(LDFLAGS) $(WRAP) -o $@ $^ -lcmocka $(LIBS)
+	$(QUIET)$(CC) $(LDFLAGS) $(WRAP) -o $@ $^ -lcmocka $(LIBS)
 
 $(BUILD)/tests/%.o: override CPPFLAGS += -Itests
 

@@ -1,0 +1,175 @@
+/* `epgraph run`: opens what the run needs, serves the workload, checks it, reports. Everything that can be wrong with
+ * the input is found before the first step. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include "check.h"
+#include "cli.h"
+#include "report.h"
+#include "run_options.h"
+
+#define DEFAULT_REQUESTS 64
+#define SAMPLES 48
+
+typedef struct run_state {
+    run_options options;
+    const char *name;           /* "epgraph run" */
+    epg_device *device;
+    epg_checkpoint *checkpoint;
+    workload load;
+    FILE *json;
+    serve_config config;
+    serve_sample *samples;
+    uint32_t sample_count;
+    progress bar;
+    serve_result result;
+    serve_times other_times;
+    check_result check;
+} run_state;
+
+static int open_model(run_state *run)
+{
+    epg_moe_shape shape = EPG_MOE_SHAPE_INIT;
+    char text[256];
+    if (epg_checkpoint_open(run->options.model, &run->checkpoint) || epg_checkpoint_shape(run->checkpoint, &shape) ||
+        epg_device_create(NULL, &run->device))
+        return cli_bad_input(run->name, epg_message());
+    if (shape.experts % run->options.ranks) {
+        snprintf(text, sizeof(text), "--ranks %u does not divide the model's %u experts", run->options.ranks, shape.experts);
+        return cli_bad_input(run->name, text);
+    }
+    run->config.shape = shape;
+    return CLI_OK;
+}
+
+static int open_workload(run_state *run)
+{
+    const run_options *options = &run->options;
+    uint32_t vocab = run->config.shape.vocab;
+    char message[700];
+    if (!options->trace) {
+        uint32_t count = options->requests ? options->requests : DEFAULT_REQUESTS;
+        if (workload_synthesize(&run->load, count, options->seed, vocab))
+            return cli_bad_input(run->name, "no memory for this many requests");
+        return CLI_OK;
+    }
+    FILE *file = fopen(options->trace, "r");
+    if (!file) {
+        snprintf(message, sizeof(message), "--trace %s: %s", options->trace, strerror(errno));
+        return cli_bad_input(run->name, message);
+    }
+    int status = workload_read(&run->load, file, options->trace, options->requests, options->seed, vocab, message,
+                               sizeof(message));
+    fclose(file);
+    return status ? cli_bad_input(run->name, message) : CLI_OK;
+}
+
+static int open_json(run_state *run)
+{
+    char message[700];
+    if (!run->options.json || (run->json = fopen(run->options.json, "w")))
+        return CLI_OK;
+    snprintf(message, sizeof(message), "--json %s: %s", run->options.json, strerror(errno));
+    return cli_bad_input(run->name, message);
+}
+
+static int configure(run_state *run)
+{
+    const run_options *options = &run->options;
+    serve_config *config = &run->config;
+    config->device = run->device;
+    config->checkpoint = run->checkpoint;
+    config->row_type = epg_checkpoint_type(run->checkpoint) == EPG_TENSOR_F32 ? EPG_FLOAT32 : EPG_BFLOAT16;
+    config->load = &run->load;
+    config->ranks = options->ranks;
+    config->chunk = options->chunk;
+    config->batch = options->batch;
+    config->buckets = options->buckets;
+    config->bucket_count = options->bucket_count;
+    config->policy = options->policy;
+    config->mode = options->mode;
+    config->eager = options->eager;
+    config->bar = &run->bar;
+    if (options->check && check_choose_samples(config, SAMPLES, &run->samples, &run->sample_count))
+        return cli_bad_input(run->name, "no memory for the oracle's sample");
+    config->samples = run->samples;
+    config->sample_count = run->sample_count;
+    return CLI_OK;
+}
+
+static int serve(run_state *run)
+{
+    progress_start(&run->bar, "serving", run->load.positions);
+    epg_status status = serve_run(&run->config, &run->result);
+    progress_finish(&run->bar);
+    if (status) {
+        fprintf(stderr, "%s: %s\n", run->name, run->result.message);
+        return run->result.in_setup ? CLI_BAD_INPUT : CLI_FAILED;
+    }
+    if (run->options.check && check_run(&run->config, &run->result, &run->other_times, &run->check)) {
+        fprintf(stderr, "%s: %s\n", run->name, run->check.message);
+        return CLI_FAILED;
+    }
+    return CLI_OK;
+}
+
+static int report_all(run_state *run)
+{
+    epg_device_info info = EPG_DEVICE_INFO_INIT;
+    epg_device_describe(run->device, &info);
+    report out = {.config = &run->config, .result = &run->result, .check = &run->check, .device = "host",
+                  .team = run->result.team, .model = run->options.model, .trace = run->options.trace};
+    out.replay_times = run->options.eager ? &run->other_times : &run->result.times;
+    out.eager_times = run->options.eager ? &run->result.times : &run->other_times;
+    if (run->json && report_json(&out, run->json)) {
+        fprintf(stderr, "%s: --json %s could not be written: %s\n", run->name, run->options.json, strerror(errno));
+        return CLI_FAILED;
+    }
+    out.device = info.name;
+    report_print(&out, stdout);
+    if (fflush(stdout)) {
+        fprintf(stderr, "%s: standard output could not be written: %s\n", run->name, strerror(errno));
+        return CLI_FAILED;
+    }
+    if (check_held(&run->check))
+        return CLI_OK;
+    fprintf(stderr, "%s: a check did not hold: %s\n", run->name, run->check.message);
+    return CLI_FAILED;
+}
+
+/* No empty file is left where a run ended before its figures; devices and pipes are left alone. */
+static void close_json(run_state *run)
+{
+    struct stat info;
+    if (!run->json)
+        return;
+    int empty = !fstat(fileno(run->json), &info) && S_ISREG(info.st_mode) && info.st_size == 0;
+    fclose(run->json);
+    if (empty)
+        remove(run->options.json);
+}
+
+static void tear_down(run_state *run)
+{
+    close_json(run);
+    serve_result_free(&run->result);
+    free(run->other_times.values);
+    check_free_samples(run->samples, run->sample_count);
+    workload_free(&run->load);
+    epg_checkpoint_close(run->checkpoint);
+    epg_device_destroy(run->device);
+}
+
+int cmd_run(int argc, char **argv)
+{
+    run_state run = {.name = argv[0]};
+    int (*const stages[])(run_state *) = {open_model, open_workload, open_json, configure, serve, report_all};
+    int code = CLI_OK;
+    run_options_parse(argc, argv, &run.options);
+    for (size_t i = 0; i < sizeof(stages) / sizeof(stages[0]) && code == CLI_OK; i++)
+        code = stages[i](&run);
+    tear_down(&run);
+    return code;
+}

@@ -1,0 +1,58 @@
+/* The command `epgraph`: picks the subcommand. Each subcommand reads its own options. */
+#include <stdio.h>
+#include <string.h>
+#include "cli.h"
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+} commands[] = {{"run", cmd_run}, {"model", cmd_model}, {"info", cmd_info}};
+
+static const char doc[] =
+    "Expert-parallel dispatch and combine inside captured graphs, in mixed prefill and decode.\v"
+    "Commands:\n"
+    "  run     serve requests through the MoE layers of a checkpoint, on virtual ranks\n"
+    "  model   write a small random checkpoint\n"
+    "  info    devices, settings, presets, and the memory that a group needs\n"
+    "\n"
+    "`epgraph COMMAND --help' lists a command's options.\n"
+    "Exit codes: 0 all went well; 1 the run failed or a check did not hold; 2 bad usage or bad input.";
+
+/* Everything after the first word that is no option belongs to the subcommand. */
+static error_t parse(int key, char *argument, struct argp_state *state)
+{
+    int *first = state->input;
+    (void)argument;
+    if (key == ARGP_KEY_ARG) {
+        *first = state->next - 1;
+        state->next = state->argc;
+        return 0;
+    }
+    if (key == ARGP_KEY_NO_ARGS)
+        argp_error(state, "no command given");
+    return ARGP_ERR_UNKNOWN;
+}
+
+static void print_version(FILE *stream, struct argp_state *state)
+{
+    (void)state;
+    fprintf(stream, "epgraph %s\n", epg_version());
+}
+
+int main(int argc, char **argv)
+{
+    static const struct argp argp = {NULL, parse, "COMMAND [OPTION...]", doc, NULL, NULL, NULL};
+    int first = 0;
+    argp_err_exit_status = CLI_BAD_INPUT;
+    argp_program_version_hook = print_version;
+    argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &first);
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+        if (!strcmp(argv[first], commands[i].name)) {
+            char name[64];
+            snprintf(name, sizeof(name), "epgraph %s", commands[i].name);
+            argv[first] = name;
+            return commands[i].run(argc - first, argv + first);
+        }
+    fprintf(stderr, "epgraph: there is no command \"%s\"; there are run, model and info\n", argv[first]);
+    return CLI_BAD_INPUT;
+}
