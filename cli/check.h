@@ -11,8 +11,8 @@ typedef struct check_result {
     int mixed_equals_eager;
     double oracle_max_rel_err;
     double oracle_limit;
-    uint32_t oracle_samples;    /* positions compared, each in every layer */
-    uint32_t oracle_skipped;    /* (position, layer) where the choice of experts was a matter of rounding */
+    uint32_t oracle_compared;   /* (position, layer) pairs */
+    uint32_t oracle_skipped;    /* those left out, because the choice of experts was a matter of rounding */
     char message[640];          /* what did not hold; "" if all did */
 } check_result;
 
@@ -24,7 +24,8 @@ void check_free_samples(serve_sample *samples, uint32_t count);
  * the run that differs in graph or eager alone. EPG_OK means that the checks ran, whatever they found. */
 epg_status check_run(const serve_config *config, const serve_result *first, serve_times *other_times, check_result *check);
 
-/* Did every check hold? */
+/* Did the oracle's, or every check, hold? An oracle that compared nothing did not. */
+int check_oracle_held(const check_result *check);
 int check_held(const check_result *check);
 
 #endif
