@@ -417,6 +417,12 @@ static void reset_captures_anew(void **state)
     assert_int_equal(run(f, 4, f->stream), EPG_OK);
     assert_int_equal(stats_of(f).captures, 2);
     assert_int_equal(stats_of(f).probes, 2);
+    drain(f);
+    int value = 0, ran = f->step.ran; /* an eager step uses the pool that reset frees */
+    assert_int_equal(epg_host_func(f->device, f->stream, slow, &value, NULL), EPG_OK);
+    assert_int_equal(run(f, 9, f->stream), EPG_OK);
+    assert_int_equal(epg_runner_reset(f->runner), EPG_OK);
+    assert_int_equal(f->step.ran, ran + 1);
 }
 
 static void entries_share_the_pool(void **state)
