@@ -1,0 +1,367 @@
+/* MoE layers and steps on teams: against the double-precision reference, in every layout and mode, and the same bits
+ * whatever the batch, the mode, the bucket and whether the step was captured. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include "support/ranks.h"
+
+enum { MOST = 40 };
+
+typedef struct plan {
+    const epg_checkpoint *checkpoint;
+    epg_moe_shape shape;
+    epg_layout layout;
+    epg_dtype type;
+    epg_mode mode;
+    double bound;        /* largest error relative to the largest output */
+} plan;
+
+static char directory[] = "/tmp/epgraph-layer-XXXXXX";
+
+static int make_checkpoint(const char *preset, int renormalise, epg_tensor_type type, epg_checkpoint **checkpoint)
+{
+    epg_checkpoint_write_options options = EPG_CHECKPOINT_WRITE_OPTIONS_INIT;
+    options.shape = epg_preset_find(preset)->shape;
+    options.shape.norm_topk_prob = (uint32_t)renormalise;
+    options.type = type;
+    options.seed = 7;
+    return epg_checkpoint_write(directory, &options) != EPG_OK || epg_checkpoint_open(directory, checkpoint) != EPG_OK;
+}
+
+static epg_status make_group(test_rank *self, const plan *p, uint32_t lanes, epg_group **group)
+{
+    epg_group_options options = EPG_GROUP_OPTIONS_INIT;
+    options.experts = p->shape.experts;
+    options.hidden = p->shape.hidden;
+    options.topk = p->shape.topk;
+    options.max_tokens = MOST;
+    options.lanes = lanes;
+    options.row_type = p->type;
+    options.layout = p->layout;
+    options.row_align = p->layout == EPG_LAYOUT_CONTIGUOUS ? 8 : 0;
+    return epg_group_create(self->team, &options, group);
+}
+
+static float read_value(epg_dtype type, const void *rows, size_t i)
+{
+    uint32_t bits;
+    float value;
+    if (type == EPG_FLOAT32)
+        return ((const float *)rows)[i];
+    bits = (uint32_t)((const uint16_t *)rows)[i] << 16;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+static size_t row_bytes(const plan *p) { return p->shape.hidden * (p->type == EPG_FLOAT32 ? 4u : 2u); }
+
+/* Compares layer `layer` for one token; a choice that hangs on rounding is not held against the kernels. */
+static int check_token(test_rank *self, const plan *p, uint32_t layer, const void *in, const void *out)
+{
+    float row[1024], expected[1024];
+    double gap, worst = 0, largest = 0;
+    for (uint32_t i = 0; i < p->shape.hidden; i++)
+        row[i] = read_value(p->type, in, i);
+    RANK_OK(epg_reference_layer(p->checkpoint, layer, row, expected, &gap));
+    if (gap < (p->type == EPG_FLOAT32 ? 1e-4 : 5e-2))
+        return 0;
+    for (uint32_t i = 0; i < p->shape.hidden; i++) {
+        worst = fmax(worst, fabs((double)read_value(p->type, out, i) - (double)expected[i]));
+        largest = fmax(largest, fabs((double)expected[i]));
+    }
+    RANK_CHECK(worst <= p->bound * largest, "layer %u: error %g of %g", layer, worst, largest);
+    return 0;
+}
+
+static int fill_ids(test_rank *self, epg_model *model, uint32_t tokens, uint32_t vocab, epg_model_buffers *buffers)
+{
+    *buffers = (epg_model_buffers)EPG_MODEL_BUFFERS_INIT;
+    RANK_OK(epg_model_get_buffers(model, buffers));
+    *buffers->tokens = tokens;
+    for (uint32_t t = 0; t < tokens; t++)
+        buffers->ids[t] = (int32_t)((t * 37 + self->rank * 11 + 5) % vocab);
+    return 0;
+}
+
+static int against_reference(test_rank *self)
+{
+    const plan *p = self->arg;
+    epg_model_options options = EPG_MODEL_OPTIONS_INIT;
+    epg_model_step_args args = EPG_MODEL_STEP_ARGS_INIT;
+    epg_model_buffers b;
+    epg_group *group;
+    epg_model *model;
+    uint32_t tokens = 3 + self->rank * 15; /* more than one block on some ranks */
+    options.keep_states = 1;
+    RANK_OK(make_group(self, p, 1, &group));
+    RANK_OK(epg_model_create(group, p->checkpoint, &options, &model));
+    if (tokens > MOST)
+        tokens = 0; /* a rank without tokens */
+    if (fill_ids(self, model, tokens, p->shape.vocab, &b))
+        return 1;
+    args.bucket = MOST;
+    args.mode = p->mode == EPG_MODE_AUTO ? self->rank % 2 ? EPG_MODE_LL : EPG_MODE_HT : p->mode;
+    args.stream = self->stream;
+    RANK_OK(epg_model_step(model, &args));
+    RANK_OK(epg_stream_synchronize(self->device, self->stream));
+    for (uint32_t l = 0; l < p->shape.layers; l++)
+        for (uint32_t t = 0; t < tokens; t++) {
+            const char *in = (const char *)b.states + (l * (size_t)MOST + t) * row_bytes(p);
+            if (check_token(self, p, l, in, in + MOST * row_bytes(p)))
+                return 1;
+        }
+    RANK_CHECK(*b.bad_ids == 0, "%u", *b.bad_ids);
+    epg_model_destroy(model);
+    RANK_OK(epg_team_barrier(self->team));
+    epg_group_destroy(group);
+    return 0;
+}
+
+static void test_reference(void **state)
+{
+    static const uint32_t sizes[] = {1, 2, 4};
+    static const char *const presets[] = {"tiny", "small", "wide"};
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        plan p = {NULL, {0}, EPG_LAYOUT_IN_PLACE, EPG_FLOAT32, EPG_MODE_LL, 1e-5};
+        epg_checkpoint *checkpoint;
+        assert_int_equal(make_checkpoint(presets[i], i != 1, i == 1 ? EPG_TENSOR_BF16 : EPG_TENSOR_F32, &checkpoint), 0);
+        p.checkpoint = checkpoint;
+        p.shape.size = sizeof p.shape;
+        assert_int_equal(epg_checkpoint_shape(checkpoint, &p.shape), EPG_OK);
+        for (int layout = 0; layout < 3; layout++)
+            for (int mode = 0; mode < 3; mode++)
+                for (int s = 0; s < 3; s++) {
+                    if (i && mode && s != 2)
+                        continue; /* the tiny model does every combination */
+                    p.layout = (epg_layout)layout;
+                    p.mode = (epg_mode)mode;
+                    assert_int_equal(run_ranks(sizes[s], 20000, against_reference, &p), 0);
+                }
+        epg_checkpoint_close(checkpoint);
+    }
+}
+
+static void test_reference_bf16(void **state)
+{
+    plan p = {NULL, {0}, EPG_LAYOUT_CONTIGUOUS, EPG_BFLOAT16, EPG_MODE_AUTO, 2e-2};
+    epg_checkpoint *checkpoint;
+    (void)state;
+    assert_int_equal(make_checkpoint("tiny", 1, EPG_TENSOR_F16, &checkpoint), 0);
+    p.checkpoint = checkpoint;
+    p.shape.size = sizeof p.shape;
+    assert_int_equal(epg_checkpoint_shape(checkpoint, &p.shape), EPG_OK);
+    assert_int_equal(run_ranks(2, 20000, against_reference, &p), 0);
+    epg_checkpoint_close(checkpoint);
+}
+
+/* ---- the same bits ---- */
+
+/* One step; the ids are those of tokens first .. first+count-1 of a fixed sequence. */
+static int step(test_rank *self, epg_model *model, const plan *p, const epg_model_step_args *args, uint32_t first, uint32_t count)
+{
+    epg_model_buffers b = EPG_MODEL_BUFFERS_INIT;
+    RANK_OK(epg_model_get_buffers(model, &b));
+    *b.tokens = count;
+    for (uint32_t t = 0; t < count; t++)
+        b.ids[t] = (int32_t)(((first + t) * 29 + self->rank * 3) % p->shape.vocab);
+    RANK_OK(epg_model_step(model, args));
+    RANK_OK(epg_stream_synchronize(self->device, self->stream));
+    return 0;
+}
+
+static int batch_body(test_rank *self)
+{
+    const plan *p = self->arg;
+    enum { BATCH = 37 };
+    epg_model_step_args args = EPG_MODEL_STEP_ARGS_INIT;
+    epg_model_buffers b = EPG_MODEL_BUFFERS_INIT;
+    epg_group *group;
+    epg_model *model;
+    RANK_OK(make_group(self, p, 2, &group));
+    RANK_OK(epg_model_create(group, p->checkpoint, NULL, &model));
+    RANK_OK(epg_model_get_buffers(model, &b));
+    RANK_CHECK(b.states == NULL, "states without keep_states");
+    size_t bytes = row_bytes(p);
+    char *hidden = malloc(BATCH * bytes);
+    int32_t next[BATCH];
+    args.stream = self->stream;
+    args.bucket = MOST;
+    args.mode = EPG_MODE_HT;
+    if (!hidden || step(self, model, p, &args, 0, BATCH))
+        return 1;
+    memcpy(hidden, b.hidden, BATCH * bytes);
+    memcpy(next, b.next_ids, sizeof next);
+    for (uint32_t first = 0; first < BATCH; first += 4) { /* alone, in fives, on either lane and in either mode */
+        uint32_t count = first % 8 || first + 5 > BATCH ? 1 : 5;
+        args.lane = first / 4 % 2;
+        args.bucket = count == 1 ? 1 : 8;
+        args.mode = first % 3 ? EPG_MODE_LL : EPG_MODE_HT;
+        if (step(self, model, p, &args, first, count))
+            return 1;
+        RANK_CHECK(memcmp(b.hidden, hidden + first * bytes, count * bytes) == 0, "token %u of %u differs from its batch", first, count);
+        RANK_CHECK(memcmp(b.next_ids, next + first, count * sizeof *next) == 0, "token %u: another next id", first);
+    }
+    free(hidden);
+    epg_model_destroy(model);
+    RANK_OK(epg_team_barrier(self->team));
+    epg_group_destroy(group);
+    return 0;
+}
+
+static void test_batch_invariance(void **state)
+{
+    plan p = {NULL, {0}, EPG_LAYOUT_IN_PLACE, EPG_FLOAT32, EPG_MODE_AUTO, 0};
+    epg_checkpoint *checkpoint;
+    (void)state;
+    assert_int_equal(make_checkpoint("small", 1, EPG_TENSOR_F32, &checkpoint), 0);
+    p.checkpoint = checkpoint;
+    p.shape.size = sizeof p.shape;
+    assert_int_equal(epg_checkpoint_shape(checkpoint, &p.shape), EPG_OK);
+    for (int layout = 0; layout < 3; layout++)
+        for (int type = 0; type < 2; type++) {
+            p.layout = (epg_layout)layout;
+            p.type = (epg_dtype)type;
+            assert_int_equal(run_ranks(2, 20000, batch_body, &p), 0);
+        }
+    epg_checkpoint_close(checkpoint);
+}
+
+/* A captured step, replayed with other tokens and counts, against the eager one. Ids out of range count as 0. */
+static int capture_body(test_rank *self)
+{
+    const plan *p = self->arg;
+    epg_model_step_args args = EPG_MODEL_STEP_ARGS_INIT;
+    epg_model_buffers b = EPG_MODEL_BUFFERS_INIT;
+    epg_group *group;
+    epg_model *model;
+    epg_graph graph;
+    epg_exec exec;
+    size_t bytes = row_bytes(p);
+    char *hidden = malloc(8 * bytes);
+    RANK_OK(make_group(self, p, 1, &group));
+    RANK_OK(epg_model_create(group, p->checkpoint, NULL, &model));
+    RANK_OK(epg_model_get_buffers(model, &b));
+    args.stream = self->stream;
+    args.bucket = 8;
+    RANK_OK(epg_capture_begin(self->device, self->stream, EPG_CAPTURE_THREAD_LOCAL));
+    RANK_OK(epg_model_step(model, &args));
+    RANK_OK(epg_capture_end(self->device, self->stream, &graph));
+    RANK_OK(epg_graph_instantiate(self->device, graph, &exec));
+    RANK_OK(epg_graph_destroy(self->device, graph));
+    for (uint32_t count = 0; hidden && count <= 8; count += 2) {
+        if (step(self, model, p, &args, count * 3, count))
+            return 1;
+        memcpy(hidden, b.hidden, count * bytes);
+        memset(b.hidden, 0x5A, 8 * bytes);
+        RANK_OK(epg_exec_launch(self->device, exec, self->stream));
+        RANK_OK(epg_stream_synchronize(self->device, self->stream));
+        RANK_CHECK(memcmp(hidden, b.hidden, count * bytes) == 0, "replay with %u tokens differs", count);
+        RANK_CHECK(count == 8 || ((char *)b.hidden)[count * bytes] == 0x5A, "row %u beyond the tokens was written", count);
+    }
+    *b.tokens = 3;
+    b.ids[0] = -1;
+    b.ids[1] = (int32_t)p->shape.vocab;
+    b.ids[2] = 0;
+    RANK_OK(epg_exec_launch(self->device, exec, self->stream));
+    RANK_OK(epg_stream_synchronize(self->device, self->stream));
+    RANK_CHECK(*b.bad_ids == 2, "bad_ids is %u", *b.bad_ids);
+    RANK_CHECK(memcmp(b.hidden, (char *)b.hidden + 2 * bytes, bytes) == 0, "an id out of range is not id 0");
+    RANK_OK(epg_exec_destroy(self->device, exec));
+    free(hidden);
+    epg_model_destroy(model);
+    RANK_OK(epg_team_barrier(self->team));
+    epg_group_destroy(group);
+    return 0;
+}
+
+static void test_capture(void **state)
+{
+    plan p = {NULL, {0}, EPG_LAYOUT_MASKED, EPG_BFLOAT16, EPG_MODE_AUTO, 0};
+    epg_checkpoint *checkpoint;
+    (void)state;
+    assert_int_equal(make_checkpoint("tiny", 1, EPG_TENSOR_F32, &checkpoint), 0);
+    p.checkpoint = checkpoint;
+    p.shape.size = sizeof p.shape;
+    assert_int_equal(epg_checkpoint_shape(checkpoint, &p.shape), EPG_OK);
+    assert_int_equal(run_ranks(2, 20000, capture_body, &p), 0);
+    epg_checkpoint_close(checkpoint);
+}
+
+/* ---- refusals ---- */
+
+static int mismatch_body(test_rank *self)
+{
+    plan p = *(const plan *)self->arg;
+    epg_model_step_args args = EPG_MODEL_STEP_ARGS_INIT;
+    epg_group *group;
+    epg_model *model = NULL;
+    float row[64] = {0};
+    p.shape.topk = 2;
+    RANK_OK(make_group(self, &p, 1, &group));
+    RANK_CHECK(epg_model_create(group, p.checkpoint, NULL, &model) == EPG_ERR_MISMATCH, "another topk was accepted");
+    RANK_CHECK(strstr(epg_message(), "topk is 2, the checkpoint's 4") && !model, "message");
+    epg_group_destroy(group);
+    p.shape.topk = 4;
+    RANK_OK(make_group(self, &p, 1, &group));
+    RANK_OK(epg_model_create(group, p.checkpoint, NULL, &model));
+    args.stream = self->stream;
+    args.bucket = MOST + 1;
+    RANK_CHECK(epg_model_step(model, &args) == EPG_ERR_INVALID && strstr(epg_message(), "41"), "bucket");
+    args.bucket = 1;
+    args.lane = 1;
+    RANK_CHECK(epg_model_step(model, &args) == EPG_ERR_INVALID && strstr(epg_message(), "lane is 1"), "lane");
+    args.lane = 0;
+    RANK_CHECK(epg_model_layer(model, 2, NULL, row, row, &args) == EPG_ERR_INVALID && strstr(epg_message(), "2 of 2"), "layer");
+    epg_model_destroy(model);
+    epg_group_destroy(group);
+    return 0;
+}
+
+static void test_refusals(void **state)
+{
+    plan p = {NULL, {0}, EPG_LAYOUT_IN_PLACE, EPG_FLOAT32, EPG_MODE_AUTO, 0};
+    epg_checkpoint *checkpoint;
+    (void)state;
+    assert_int_equal(make_checkpoint("tiny", 1, EPG_TENSOR_F32, &checkpoint), 0);
+    p.checkpoint = checkpoint;
+    p.shape.size = sizeof p.shape;
+    assert_int_equal(epg_checkpoint_shape(checkpoint, &p.shape), EPG_OK);
+    assert_int_equal(run_ranks(1, 20000, mismatch_body, &p), 0);
+    epg_checkpoint_close(checkpoint);
+}
+
+static int remove_directory(void **state)
+{
+    static const char *const names[] = {"/config.json", "/model.safetensors"};
+    char path[128];
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s%s", directory, names[i]);
+        remove(path);
+    }
+    return remove(directory);
+}
+
+static int make_directory(void **state)
+{
+    (void)state;
+    return mkdtemp(directory) == NULL;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_reference),
+        cmocka_unit_test(test_reference_bf16),
+        cmocka_unit_test(test_batch_invariance),
+        cmocka_unit_test(test_capture),
+        cmocka_unit_test(test_refusals),
+    };
+    return cmocka_run_group_tests(tests, make_directory, remove_directory);
+}
