@@ -6,7 +6,6 @@
  * Invariants: a stream is in at most one capture. A capture lives from its begin to its end (or the end of its origin), valid or
  * not. A node depends on nodes with smaller numbers only. A stream's frontier holds what its next node depends on: its
  * last node, and what it waited for since. */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "device/device_host_int.h"
@@ -17,7 +16,7 @@ struct epg__host_capture {
     epg_capture_mode mode;
     const epg__host_thread *owner; /* the thread that began it */
     epg_stream origin;
-    char spoiler[80];    /* the call that invalidated it, copied: a kernel's name goes with its work; "": valid */
+    const char *spoiler; /* the call that invalidated it; NULL: valid */
     epg__host_body *body;
 };
 
@@ -25,8 +24,8 @@ struct epg__host_capture {
 
 static void invalidate(epg__host_capture *capture, const char *what)
 {
-    if (!capture->spoiler[0])
-        snprintf(capture->spoiler, sizeof capture->spoiler, "%s", what);
+    if (!capture->spoiler)
+        capture->spoiler = what;
 }
 
 static epg_status fail_invalidated(const epg__host_capture *capture, const char *what)
@@ -88,7 +87,7 @@ static epg_status check_legacy(epg_stream stream, const char *what, bool kills)
 epg_status epg__capture_check_work(epg_stream stream, const char *what)
 {
     EPG_TRY(check_legacy(stream, what, true));
-    if (stream->capture && stream->capture->spoiler[0])
+    if (stream->capture && stream->capture->spoiler)
         return fail_invalidated(stream->capture, what);
     return EPG_OK;
 }
@@ -146,6 +145,13 @@ epg_status epg__capture_check_event(epg__host_device *device, epg_event event, b
                      (unsigned long long)event->capture_id);
 }
 
+epg_status epg__capture_spoil(epg_stream stream, epg_status status, const char *what)
+{
+    if (stream->capture)
+        invalidate(stream->capture, what);
+    return status;
+}
+
 /* ---- frontiers ---- */
 
 static void frontier_clear(epg__host_frontier *frontier)
@@ -198,10 +204,8 @@ epg_status epg__capture_add(epg_stream stream, epg__host_work *work)
     epg__host_body *body = stream->capture->body;
     epg__host_node *node = node_append(body);
     size_t *self = node ? epg__zalloc(1, sizeof *self, "dependencies of captured work") : NULL;
-    if (!self) {
-        invalidate(stream->capture, work->name); /* the graph would lack it */
-        return EPG_ERR_NO_MEMORY;
-    }
+    if (!self)
+        return epg__capture_spoil(stream, EPG_ERR_NO_MEMORY, "launch without memory");
     *node = (epg__host_node){.work = work, .deps = stream->frontier, .chain = stream->chain};
     *self = body->count++;
     stream->frontier = (epg__host_frontier){self, 1};
@@ -211,7 +215,8 @@ epg_status epg__capture_add(epg_stream stream, epg__host_work *work)
 epg_status epg__capture_record(epg_stream stream, epg_event event)
 {
     epg__host_frontier none = {NULL, 0}, copy;
-    EPG_TRY(frontier_join(&stream->frontier, &none, &copy));
+    if (frontier_join(&stream->frontier, &none, &copy) != EPG_OK)
+        return epg__capture_spoil(stream, EPG_ERR_NO_MEMORY, "epg_event_record");
     epg__host_record_drop(event->record);
     event->record = NULL;
     event->capture_id = stream->capture->id;
@@ -253,7 +258,7 @@ static epg_status wait_captured(epg_stream stream, epg_event event)
     }
     if (!from)
         return epg__fail(EPG_ERR_INVALID, "%s: the event is from capture %llu, which has ended", what, id);
-    if (from->spoiler[0])
+    if (from->spoiler)
         return fail_invalidated(from, what);
     if (to && to != from) {
         invalidate(from, what);
@@ -375,7 +380,7 @@ static epg_status check_end(epg__host_device *device, const epg__host_capture *c
         return epg__fail(EPG_ERR_CAPTURE_WRONG_THREAD,
                          "epg_capture_end: capture %llu was begun by another thread and is not relaxed",
                          (unsigned long long)capture->id);
-    if (capture->spoiler[0])
+    if (capture->spoiler)
         return fail_invalidated(capture, "epg_capture_end");
     return check_joined(capture);
 }
@@ -422,7 +427,7 @@ epg_status epg__host_capture_query(epg_device *base, epg_stream stream, epg_capt
         result = check_legacy(stream, "epg_capture_query", false);
     if (result == EPG_OK) {
         const epg__host_capture *c = stream->capture;
-        *status = !c ? EPG_CAPTURE_NONE : c->spoiler[0] ? EPG_CAPTURE_INVALIDATED : EPG_CAPTURE_ACTIVE;
+        *status = !c ? EPG_CAPTURE_NONE : c->spoiler ? EPG_CAPTURE_INVALIDATED : EPG_CAPTURE_ACTIVE;
         if (id)
             *id = c ? c->id : 0;
     }

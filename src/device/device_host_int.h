@@ -204,6 +204,9 @@ epg_status epg__capture_check_event(epg__host_device *device, epg_event event, b
 /* Refuses with 900 what can be no node, and invalidates the stream's capture. */
 epg_status epg__capture_refuse(epg_stream stream, const char *what);
 
+/* Returns `status`, of a call on `stream` that failed and that a capture of it now lacks: such a graph is not handed out. */
+epg_status epg__capture_spoil(epg_stream stream, epg_status status, const char *what);
+
 /* On a capturing stream: appends a node (takes `work` over on success only); records an event. */
 epg_status epg__capture_add(epg_stream stream, epg__host_work *work);
 epg_status epg__capture_record(epg_stream stream, epg_event event);

@@ -332,21 +332,26 @@ epg_status epg__host_synchronize(epg_device *base)
 
 /* ---- enqueueing ---- */
 
-/* Puts `work` where the stream takes it: into its capture or its queue. Frees it on failure. `wait`: until it has run. */
+/* Puts `work` where the stream takes it: into its capture or its queue. NULL: there was no memory for it. */
+static epg_status place(epg_stream stream, epg__host_work *work, const char *what)
+{
+    if (!work)
+        return epg__capture_spoil(stream, EPG_ERR_NO_MEMORY, what);
+    EPG_TRY(epg__capture_check_work(stream, what));
+    return stream->capture ? epg__capture_add(stream, work) : epg__host_push(stream, work);
+}
+
+/* Frees `work` on failure. `wait`: until it has run. */
 static epg_status submit(epg_device *base, epg_stream stream, epg__host_work *work, const char *what, bool wait)
 {
     epg__host_device *device = epg__host_of(base);
-    if (!work)
-        return EPG_ERR_NO_MEMORY;
     pthread_mutex_lock(&device->lock);
     epg_status status = epg__host_resolve(device, stream, &stream);
     if (status == EPG_OK)
-        status = epg__capture_check_work(stream, what);
-    if (status == EPG_OK)
-        status = stream->capture ? epg__capture_add(stream, work) : epg__host_push(stream, work);
-    if (status != EPG_OK)
+        status = place(stream, work, what);
+    if (status != EPG_OK && work)
         epg__host_work_free(work);
-    else if (wait)
+    if (status == EPG_OK && wait)
         wait_pushed(stream);
     pthread_mutex_unlock(&device->lock);
     return status;
