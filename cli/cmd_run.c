@@ -99,6 +99,18 @@ static int configure(run_state *run)
     return CLI_OK;
 }
 
+/* A run that ends before its first step ends because of its input, unless time, memory or a peer is to blame. */
+static int exit_code(const serve_result *result)
+{
+    switch (result->status) {
+    case EPG_ERR_NO_MEMORY:
+    case EPG_ERR_TIMEOUT:
+    case EPG_ERR_ABORTED:
+    case EPG_ERR_SYSTEM: return CLI_FAILED;
+    default: return result->in_setup ? CLI_BAD_INPUT : CLI_FAILED;
+    }
+}
+
 static int serve(run_state *run)
 {
     progress_start(&run->bar, "serving", run->load.positions);
@@ -106,7 +118,7 @@ static int serve(run_state *run)
     progress_finish(&run->bar);
     if (status) {
         fprintf(stderr, "%s: %s\n", run->name, run->result.message);
-        return run->result.in_setup ? CLI_BAD_INPUT : CLI_FAILED;
+        return exit_code(&run->result);
     }
     if (run->options.check && check_run(&run->config, &run->result, &run->other_times, &run->check)) {
         fprintf(stderr, "%s: %s\n", run->name, run->check.message);

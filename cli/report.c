@@ -56,7 +56,7 @@ int report_json(const report *run, FILE *stream)
                              digest_json(serve_tokens_digest(load, run->result)), "states_digest",
                              digest_json(serve_states_digest(load, run->result)), "check", check_json(run->check));
     int failed = !root || !counts || !rest || json_object_update(root, counts) || json_object_update(root, rest) ||
-                 json_dumpf(root, stream, JSON_INDENT(2)) || fputc('\n', stream) == EOF || fflush(stream);
+                 json_dumpf(root, stream, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) || fputc('\n', stream) == EOF || fflush(stream);
     json_decref(root);
     json_decref(counts);
     json_decref(rest);

@@ -75,8 +75,9 @@ static void run_threads(serve_shared *shared, serve_rank *ranks, pthread_t *thre
 static epg_status run_team(const serve_config *config, serve_result *result, epg_team **teams, serve_rank *ranks,
                            pthread_t *threads)
 {
-    if (epg_team_create_threads(config->device, NULL, config->ranks, teams))
-        return fail(result, EPG_ERR_INVALID, epg_message());
+    epg_status status = epg_team_create_threads(config->device, NULL, config->ranks, teams);
+    if (status)
+        return fail(result, status, epg_message());
     result->team = epg_team_transport(teams[0]);
     serve_shared shared = {.config = config, .result = result};
     pthread_mutex_init(&shared.lock, NULL);

@@ -170,6 +170,24 @@ static void test_damaged_config(void **state)
     expect(state, "run --model @/word", 2, "hidden_size");
 }
 
+/* Gives tensor `to` the place in the file that tensor `from` has; both places must have as many digits. */
+static void share_place(void **state, const char *name, const char *from, const char *to)
+{
+    static const char key[] = "\"data_offsets\":[";
+    size_t bytes;
+    char *content = read_file(state, name, &bytes);
+    char *source = memmem(content, bytes, from, strlen(from)), *target = memmem(content, bytes, to, strlen(to));
+    assert_true(source && target);
+    source = strstr(source, key);
+    target = strstr(target, key);
+    assert_true(source && target);
+    size_t length = strcspn(source, "]");
+    assert_int_equal(length, strcspn(target, "]"));
+    memcpy(target, source, length);
+    write_file(state, name, content, bytes);
+    free(content);
+}
+
 /* Damages to the one safetensors file of a checkpoint. */
 static void test_damaged_tensors(void **state)
 {
@@ -187,6 +205,16 @@ static void test_damaged_tensors(void **state)
     write_model(state, "lies");
     replace(state, "lies/model.safetensors", "\"data_offsets\":[0,", "\"data_offsets\":[8,");
     expect(state, "run --model @/lies", 2, "model.safetensors");
+    write_model(state, "overlap");
+    share_place(state, "overlap/model.safetensors", "layers.0.mlp.experts.10.gate_proj", "layers.0.mlp.experts.11.gate_proj");
+    expect(state, "run --model @/overlap", 2, "overlap");
+}
+
+static void test_settings(void **state)
+{
+    setenv("EPGRAPH_TIMEOUT_MS", "soon", 1);
+    expect(state, "run --model @/good", 2, "EPGRAPH_TIMEOUT_MS is \"soon\"");
+    unsetenv("EPGRAPH_TIMEOUT_MS");
 }
 
 static json_t *run_json(void **state, const char *arguments)
@@ -318,6 +346,6 @@ int main(void)
         cmocka_unit_test(test_usage),           cmocka_unit_test(test_values),  cmocka_unit_test(test_files),
         cmocka_unit_test(test_damaged_config),  cmocka_unit_test(test_damaged_tensors),
         cmocka_unit_test(test_checked_run),     cmocka_unit_test(test_digests), cmocka_unit_test(test_types),
-        cmocka_unit_test(test_azure_trace),     cmocka_unit_test(test_info)};
+        cmocka_unit_test(test_azure_trace),     cmocka_unit_test(test_info),    cmocka_unit_test(test_settings)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
