@@ -90,6 +90,8 @@ static epg_status memory_alloc(epg_device *device, epg_memory_kind kind, size_t 
     return EPG_OK;
 }
 
+/* Waits for nothing: work that still uses the memory is the caller's error. A wait would hang where that work waits for
+ * a peer that this thread has yet to serve, and hide the error where it does not. */
 static epg_status memory_free(epg_device *device, epg_memory_kind kind, void *memory)
 {
     (void)kind;

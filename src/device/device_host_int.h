@@ -94,7 +94,8 @@ struct epg_event_st {
     epg__host_frontier frontier;
 };
 
-/* What a thread owns on one device. Made on first need, freed with the device, so that a pointer to it names a thread for good. */
+/* What a thread owns on one device. Made on first need, freed with the device, so that a pointer to it names a thread
+ * for good. */
 typedef struct epg__host_thread {
     struct epg__host_thread *next;
     epg_capture_mode mode;
@@ -204,7 +205,8 @@ epg_status epg__capture_check_event(epg__host_device *device, epg_event event, b
 /* Refuses with 900 what can be no node, and invalidates the stream's capture. */
 epg_status epg__capture_refuse(epg_stream stream, const char *what);
 
-/* Returns `status`, of a call on `stream` that failed and that a capture of it now lacks: such a graph is not handed out. */
+/* Returns `status`, of a call on `stream` that failed and that a capture of it now lacks: such a graph is not handed
+ * out. */
 epg_status epg__capture_spoil(epg_stream stream, epg_status status, const char *what);
 
 /* On a capturing stream: appends a node (takes `work` over on success only); records an event. */

@@ -1,5 +1,5 @@
-/* The host device's capture rules: for every capture mode, kind of captured stream and calling thread, what each call answers
- * and what it does to the capture. The expectations are the rules' own, stated here once more and apart from the device. */
+/* The host device's capture rules: for every capture mode, kind of captured stream and calling thread, what each call
+ * answers and what it does to the capture. The expectations are the rules' own, stated here once more and apart from the device. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -59,6 +59,7 @@ static void world_open(world *w, epg_device *d)
 
 static void world_close(world *w)
 {
+    OK(epg_device_synchronize(w->d));
     OK(epg_exec_destroy(w->d, w->exec));
     OK(epg_stream_destroy(w->d, w->cap));
     OK(epg_stream_destroy(w->d, w->blocking));

@@ -1,4 +1,5 @@
-/* Every allocation and thread start of the host device fails in turn: a status, no leak, no hang, and a device that still works. */
+/* Every allocation and thread start of the host device fails in turn: a status, no leak, no hang, and a device that
+ * still works. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
