@@ -62,8 +62,7 @@ static void lose(const wait_state *s, epg_status status, uint64_t seen)
 {
     const epg__lane *lane = s->lane;
     epg__record_failure(lane, status, s->operation, s->peer, lane->pair->epoch, epg__signal_epoch(seen));
-    if (status != EPG_ERR_ABORTED)
-        epg__word_store(&epg__mask_of(lane, lane->rank)[s->peer], 1);
+    epg__word_store(&epg__mask_of(lane, lane->rank)[s->peer], 1); /* on an abort too: its rows may not be overwritten */
     if (status == EPG_ERR_TIMEOUT)
         epg__count(lane, EPG_COUNT_TIMEOUTS, 1);
 }
