@@ -182,13 +182,16 @@ static epg_status serve_again(serve_config config, const char *label, serve_resu
     return status;
 }
 
-static int compare_and_keep(const serve_config *config, const serve_result *first, const serve_result *other,
+/* Compares, and adds the first difference to what other checks found. */
+static int compare_and_note(const serve_config *config, const serve_result *first, const serve_result *other,
                             const char *what, check_result *check)
 {
-    char message[sizeof(check->message)];
-    int same = same_bits(config->load, first, other, what, message, sizeof(message));
-    if (!same && !*check->message)
-        memcpy(check->message, message, sizeof(message));
+    size_t used = strlen(check->message);
+    if (used)
+        used += (size_t)snprintf(check->message + used, sizeof(check->message) - used, "; ");
+    int same = same_bits(config->load, first, other, what, check->message + used, sizeof(check->message) - used);
+    if (same && used) /* take the "; " back */
+        check->message[used - 2] = '\0';
     return same;
 }
 
@@ -203,7 +206,7 @@ epg_status check_run(const serve_config *config, const serve_result *first, serv
     other.eager = !config->eager;
     status = serve_again(other, "check: replay and eager", &result, check);
     if (!status) {
-        check->replay_equals_eager = compare_and_keep(config, first, &result, "replay and eager", check);
+        check->replay_equals_eager = compare_and_note(config, first, &result, "replay and eager", check);
         *other_times = result.times;
         result.times = (serve_times){0};
     }
@@ -215,7 +218,7 @@ epg_status check_run(const serve_config *config, const serve_result *first, serv
     other.mode = config->mode == EPG_MODE_HT ? EPG_MODE_LL : EPG_MODE_HT;
     status = serve_again(other, "check: mixed and one phase", &result, check);
     if (!status)
-        check->mixed_equals_eager = compare_and_keep(config, first, &result, "mixed and all-eager", check);
+        check->mixed_equals_eager = compare_and_note(config, first, &result, "mixed and all-eager", check);
     serve_result_free(&result);
     return status;
 }

@@ -13,7 +13,7 @@ typedef struct check_result {
     double oracle_limit;
     uint32_t oracle_compared;   /* (position, layer) pairs */
     uint32_t oracle_skipped;    /* those left out, because the choice of experts was a matter of rounding */
-    char message[640];          /* what did not hold; "" if all did */
+    char message[1024];         /* what did not hold, the first place of each; "" if all did */
 } check_result;
 
 /* Chooses positions by the workload's seed and gives each room for its states. 0, or -1 without memory. */
