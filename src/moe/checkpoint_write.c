@@ -124,52 +124,40 @@ static epg_status write_tensor(writer *w, FILE *file, const char *path, uint64_t
     return EPG_OK;
 }
 
-/* The header as text, padded with spaces so that the data starts at a multiple of 8. */
-static epg_status make_header(const writer *w, const run *r, char **text, size_t *bytes)
+/* The header's length and the header, padded with spaces so that the data starts at a multiple of 8. The length is known
+ * once the text stands behind its place. */
+static epg_status write_header(const writer *w, FILE *file, const char *path, const run *r)
 {
     static const char *const types[] = {[EPG_TENSOR_F32] = "F32", [EPG_TENSOR_BF16] = "BF16", [EPG_TENSOR_F16] = "F16"};
+    unsigned char length[8] = {0};
     uint64_t offset = 0;
-    char *made = NULL;
-    FILE *out = open_memstream(&made, bytes);
-    if (!out)
-        return epg__fail(EPG_ERR_NO_MEMORY, "no memory for a file's header");
-    fprintf(out, "{\"__metadata__\":{\"format\":\"pt\"}");
+    errno = 0;
+    fwrite(length, 1, sizeof length, file);
+    fprintf(file, "{\"__metadata__\":{\"format\":\"pt\"}");
     for (uint64_t i = r->first; i < r->end; i++) {
         epg__weight_info info;
         uint64_t size = tensor_bytes(w, i, &info);
-        fprintf(out, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", info.name, types[w->options->type]);
+        fprintf(file, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", info.name, types[w->options->type]);
         if (!info.vector)
-            fprintf(out, "%" PRIu64 ",", info.rows);
-        fprintf(out, "%" PRIu64 "],\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}", info.columns, offset, offset + size);
+            fprintf(file, "%" PRIu64 ",", info.rows);
+        fprintf(file, "%" PRIu64 "],\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}", info.columns, offset, offset + size);
         offset += size;
     }
-    fputc('}', out);
-    while (ftell(out) % 8)
-        fputc(' ', out);
-    int failed = ferror(out);
-    if (fclose(out) != 0 || failed) {
-        free(made);
-        return epg__fail(EPG_ERR_NO_MEMORY, "no memory for a file's header");
-    }
-    *text = made;
-    return EPG_OK;
+    fputc('}', file);
+    long end = ftell(file);
+    for (; end % 8 != 0 && end > 0; end++)
+        fputc(' ', file);
+    for (int i = 0; i < 8; i++)
+        length[i] = (unsigned char)((uint64_t)(end - 8) >> 8 * i);
+    int failed = end < 0 || fseek(file, 0, SEEK_SET) != 0 || fwrite(length, 1, sizeof length, file) != sizeof length ||
+                 fseek(file, end, SEEK_SET) != 0 || ferror(file);
+    return failed ? io_error(path, errno) : EPG_OK;
 }
 
 static epg_status fill_shard(writer *w, FILE *file, const char *path, const void *ctx)
 {
     const run *r = ctx;
-    unsigned char length[8];
-    size_t bytes = 0;
-    char *header = NULL;
-    EPG_TRY(make_header(w, r, &header, &bytes));
-    for (int i = 0; i < 8; i++)
-        length[i] = (unsigned char)((uint64_t)bytes >> 8 * i);
-    errno = 0;
-    int failed = fwrite(length, 1, 8, file) != 8 || fwrite(header, 1, bytes, file) != bytes;
-    int error = errno;
-    free(header);
-    if (failed)
-        return io_error(path, error);
+    EPG_TRY(write_header(w, file, path, r));
     for (uint64_t i = r->first; i < r->end; i++)
         EPG_TRY(write_tensor(w, file, path, i));
     return EPG_OK;

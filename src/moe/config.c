@@ -58,12 +58,14 @@ epg_status epg__json_read(const char *path, json_t **root)
     return EPG_OK;
 }
 
-/* A value as it would be written in the file, short enough for a message. */
+/* A value as it would be written in the file, or its kind where that is too long for a message. */
 static void show(const json_t *value, char *text, size_t bytes)
 {
-    char *dump = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
-    snprintf(text, bytes, "%.60s", dump ? dump : epg__json_kind(value));
-    free(dump);
+    size_t used = json_dumpb(value, text, bytes - 1, JSON_ENCODE_ANY | JSON_COMPACT);
+    if (used && used < bytes)
+        text[used] = 0;
+    else
+        snprintf(text, bytes, "%s", epg__json_kind(value));
 }
 
 static epg_status get_size(const char *path, const json_t *root, const char *key, long long most, uint32_t *out)
