@@ -1,6 +1,6 @@
 /* Every device function of the public API: checks its arguments and calls through the device's table.
  *
- * Not here: anything a device does. A destroyed handle is not detected. */
+ * Not here: anything a device does, or whether a handle is still alive. */
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>

@@ -250,6 +250,15 @@ epg_status epg__host_stream_create(epg_device *base, epg_stream_kind kind, epg_s
     return EPG_OK;
 }
 
+/* Is this a living stream of the device? For calls off the enqueue path: it walks the list. */
+static epg_status check_alive(const epg__host_device *device, epg_stream stream, const char *what)
+{
+    for (epg_stream s = device->streams; s; s = s->next)
+        if (s == stream && !s->destroyed)
+            return EPG_OK;
+    return epg__fail(EPG_ERR_HANDLE, "%s: %p is no stream of this device, or was destroyed", what, (void *)stream);
+}
+
 epg_status epg__host_stream_destroy(epg_device *base, epg_stream stream)
 {
     epg__host_device *device = epg__host_of(base);
@@ -258,13 +267,16 @@ epg_status epg__host_stream_destroy(epg_device *base, epg_stream stream)
     if (stream == EPG_STREAM_LEGACY || stream == EPG_STREAM_PER_THREAD)
         return epg__fail(EPG_ERR_HANDLE, "epg_stream_destroy: a default stream cannot be destroyed");
     pthread_mutex_lock(&device->lock);
-    epg__capture_forget(stream);
-    stream->destroyed = true;
-    pthread_cond_signal(&stream->wake);
+    epg_status status = check_alive(device, stream, "epg_stream_destroy");
+    if (status == EPG_OK) {
+        epg__capture_forget(stream);
+        stream->destroyed = true;
+        pthread_cond_signal(&stream->wake);
+    }
     epg_stream dead = take_dead(device);
     pthread_mutex_unlock(&device->lock);
     streams_free(dead);
-    return EPG_OK;
+    return status;
 }
 
 /* ---- waiting ---- */
@@ -284,6 +296,8 @@ epg_status epg__host_stream_synchronize(epg_device *base, epg_stream stream)
     pthread_mutex_lock(&device->lock);
     epg_status status = epg__host_resolve(device, stream, &stream);
     if (status == EPG_OK)
+        status = check_alive(device, stream, "epg_stream_synchronize");
+    if (status == EPG_OK)
         status = epg__capture_check_progress(stream, "epg_stream_synchronize");
     if (status == EPG_OK) {
         /* Work of blocking streams counts as the legacy stream's: whatever comes next on it waits for them. */
@@ -301,6 +315,8 @@ epg_status epg__host_stream_query(epg_device *base, epg_stream stream)
     epg__host_device *device = epg__host_of(base);
     pthread_mutex_lock(&device->lock);
     epg_status status = epg__host_resolve(device, stream, &stream);
+    if (status == EPG_OK)
+        status = check_alive(device, stream, "epg_stream_query");
     if (status == EPG_OK)
         status = epg__capture_check_progress(stream, "epg_stream_query");
     if (status == EPG_OK && (stream->head || (stream->legacy && !epg__host_stream_clear(stream))))

@@ -291,6 +291,20 @@ static void a_destroyed_stream_finishes_its_work(void **state)
 
 static void add_one(void *p) { ++*(int *)p; }
 
+static void a_destroyed_streams_handle_is_refused(void **state)
+{
+    epg_device *d = *state;
+    int runs = 0;
+    epg_stream s = stream(d, EPG_STREAM_NONBLOCKING);
+    OK(epg_host_func(d, s, add_one, &runs, NULL));
+    OK(epg_stream_destroy(d, s));
+    assert_int_equal(epg_stream_synchronize(d, s), EPG_ERR_HANDLE);
+    assert_int_equal(epg_stream_query(d, s), EPG_ERR_HANDLE);
+    assert_int_equal(epg_stream_destroy(d, s), EPG_ERR_HANDLE);
+    OK(epg_device_synchronize(d));
+    assert_int_equal(runs, 1);
+}
+
 static void destroying_the_device_waits(void **state)
 {
     (void)state;
@@ -513,7 +527,7 @@ int main(void)
         T(memory_is_zeroed_and_aligned), T(a_stream_runs_in_order_and_answers_queries),
         T(a_blocked_worker_stops_no_other_stream), T(the_legacy_stream_orders_blocking_streams),
         T(an_event_orders_two_streams), T(events_measure_time), T(a_destroyed_stream_finishes_its_work),
-        T(destroying_the_device_waits), T(a_graph_replays_what_was_captured), T(an_empty_graph_is_fine),
+        T(a_destroyed_streams_handle_is_refused), T(destroying_the_device_waits), T(a_graph_replays_what_was_captured), T(an_empty_graph_is_fine),
         T(branches_run_at_once_and_join), T(launches_of_one_executable_do_not_overlap), T(a_graph_dumps_as_dot),
         T(many_threads_share_a_device),
     };
