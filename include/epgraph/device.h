@@ -74,13 +74,13 @@ EPG_API epg_status epg_device_describe(epg_device *device, epg_device_info *info
 /* Nanoseconds on the clock by which this device's waits are bounded. May run during capture. */
 EPG_API uint64_t epg_device_now_ns(epg_device *device);
 
-/* Waits for all work of all streams. 900 or 906 while a stream of the device captures (docs/capture-rules.md). */
+/* Waits for all work of all streams. 900 or 906 while a stream of the device captures. */
 EPG_API epg_status epg_device_synchronize(epg_device *device);
 
 /* ---- streams. Creation and destruction may run during capture. ---- */
 EPG_API epg_status epg_stream_create(epg_device *device, epg_stream_kind kind, epg_stream *stream);
 
-/* Returns at once; work already issued still runs. A capturing stream is refused with 900. */
+/* Returns at once; work already issued still runs. Destroying the stream on which a capture began drops that capture. */
 EPG_API epg_status epg_stream_destroy(epg_device *device, epg_stream stream);
 
 /* Not during capture of that stream. synchronize returns the first error of a host function's or kernel's launch. */
