@@ -72,7 +72,8 @@ static epg_status open_shards(epg_checkpoint *checkpoint, const char *index, jso
         if (!file)
             return epg__fail(EPG_ERR_FORMAT, "%s: weight_map names %s for tensor %s, not a file", index, epg__json_kind(value), name);
         if (!*file || strchr(file, '/'))
-            return epg__fail(EPG_ERR_FORMAT, "%s: weight_map gives tensor %s the file \"%s\", not a file's name in this directory", index, name, file);
+            return epg__fail(EPG_ERR_FORMAT, "%s: weight_map gives tensor %s the file \"%s\", not a file's name in this directory",
+                             index, name, file);
         if (is_open(checkpoint, file))
             continue;
         epg_status status = open_shard(checkpoint, file);
@@ -102,7 +103,8 @@ static epg_status check_map(const epg_checkpoint *checkpoint, const char *index,
         const epg__tensor *tensor = find(checkpoint, name);
         const char *path = tensor ? checkpoint->shards[tensor->shard].path : NULL;
         if (!tensor || strcmp(strrchr(path, '/') + 1, json_string_value(value)) != 0)
-            return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s is not in %s, where weight_map puts it", index, name, json_string_value(value));
+            return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s is not in %s, where weight_map puts it", index, name,
+                             json_string_value(value));
     }
     return EPG_OK;
 }
@@ -140,7 +142,8 @@ static epg_status open_files(epg_checkpoint *checkpoint)
     } else if (access(index, F_OK) == 0) {
         status = open_index(checkpoint, index);
     } else {
-        status = epg__fail(EPG_ERR_NOT_FOUND, "%s: there is neither model.safetensors nor model.safetensors.index.json", checkpoint->directory);
+        status = epg__fail(EPG_ERR_NOT_FOUND, "%s: there is neither model.safetensors nor model.safetensors.index.json",
+                           checkpoint->directory);
     }
 release:
     free(single);
@@ -228,9 +231,11 @@ static epg_status check_read(const epg_checkpoint *checkpoint, const epg__tensor
     char shape[EPG__SHAPE_MAX * 22 + 3];
     show_shape(tensor, shape, sizeof shape);
     if (tensor->dims < 1 || tensor->dims > 2 || tensor->shape[tensor->dims - 1] != columns)
-        return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s has the shape %s, not one with rows of %" PRIu64, path, tensor->name, shape, columns);
+        return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s has the shape %s, not one with rows of %" PRIu64, path,
+                         tensor->name, shape, columns);
     if (!epg__dtype_is_weight(tensor->dtype, type))
-        return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s is %s; F32, BF16 and F16 are supported", path, tensor->name, epg__dtype_name(tensor->dtype));
+        return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s is %s; F32, BF16 and F16 are supported", path, tensor->name,
+                         epg__dtype_name(tensor->dtype));
     return EPG_OK;
 }
 
@@ -248,7 +253,8 @@ static void widen(epg_tensor_type type, const unsigned char *from, uint64_t coun
     }
 }
 
-epg_status epg_checkpoint_read(const epg_checkpoint *checkpoint, const char *name, uint64_t first, uint64_t rows, uint64_t columns, float *out)
+epg_status epg_checkpoint_read(const epg_checkpoint *checkpoint, const char *name, uint64_t first, uint64_t rows,
+                               uint64_t columns, float *out)
 {
     const epg__tensor *tensor;
     epg_tensor_type type;

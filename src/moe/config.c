@@ -185,7 +185,8 @@ epg_status epg__shape_check(const epg_moe_shape *s)
         if (fields[i].value < 1 || fields[i].value > fields[i].most)
             return epg__fail(EPG_ERR_INVALID, "shape.%s is %u, not within 1 and %u", fields[i].name, fields[i].value, fields[i].most);
     if (s->norm_topk_prob > 1 || s->tied_head > 1)
-        return epg__fail(EPG_ERR_INVALID, "shape.norm_topk_prob is %u and shape.tied_head %u; each is 0 or 1", s->norm_topk_prob, s->tied_head);
+        return epg__fail(EPG_ERR_INVALID, "shape.norm_topk_prob is %u and shape.tied_head %u; each is 0 or 1",
+                         s->norm_topk_prob, s->tied_head);
     if (!(s->norm_eps > 0 && s->norm_eps < 1))
         return epg__fail(EPG_ERR_INVALID, "shape.norm_eps is %g, not between 0 and 1", (double)s->norm_eps);
     return EPG_OK;

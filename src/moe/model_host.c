@@ -215,11 +215,13 @@ static epg_status enqueue_pair(epg_model *model, const epg__rows *rows, uint32_t
     return epg_combine(model->group, args->lane, b->expert_rows, b->combined, args->stream);
 }
 
-epg_status epg_model_layer(epg_model *model, uint32_t layer, const uint32_t *tokens, const void *in, void *out, const epg_model_step_args *args)
+epg_status epg_model_layer(epg_model *model, uint32_t layer, const uint32_t *tokens, const void *in, void *out,
+                           const epg_model_step_args *args)
 {
     EPG_TRY(check_args(model, args));
     if (layer >= model->shape.layers || !in || !out)
-        return epg__fail(EPG_ERR_INVALID, "epg_model_layer: layer is %u of %u, in is %p, out is %p", layer, model->shape.layers, in, out);
+        return epg__fail(EPG_ERR_INVALID, "epg_model_layer: layer is %u of %u, in is %p, out is %p", layer,
+                         model->shape.layers, in, out);
     epg__lane_buffers *b = &model->lanes[args->lane];
     epg__rows rows = rows_of(model, tokens, args);
     EPG_TRY(enqueue_norm(model, &rows, model->layers[layer].norm, in, b->normed, args));

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
+#include "support/oom.h"
 #include "support/ranks.h"
 
 enum { MOST = 40 };
@@ -336,6 +337,40 @@ static void test_refusals(void **state)
     epg_checkpoint_close(checkpoint);
 }
 
+/* Every allocation of epg_model_create fails once: a status, and nothing left behind. */
+static int memory_body(test_rank *self)
+{
+    const plan *p = self->arg;
+    epg_status status = EPG_ERR_NO_MEMORY;
+    epg_group *group;
+    RANK_OK(make_group(self, p, 2, &group));
+    for (long nth = 0; status != EPG_OK; nth++) {
+        epg_model *model = NULL;
+        oom_track_start();
+        oom_fail_at(nth);
+        status = epg_model_create(group, p->checkpoint, NULL, &model);
+        int delivered = oom_stop();
+        RANK_CHECK(status == (delivered ? EPG_ERR_NO_MEMORY : EPG_OK), "allocation %ld: %s", nth, epg_status_name(status));
+        epg_model_destroy(model);
+        RANK_CHECK(oom_tracked() == 0, "allocation %ld: %ld blocks left", nth, oom_tracked());
+    }
+    epg_group_destroy(group);
+    return 0;
+}
+
+static void test_memory(void **state)
+{
+    plan p = {NULL, {0}, EPG_LAYOUT_IN_PLACE, EPG_FLOAT32, EPG_MODE_AUTO, 0};
+    epg_checkpoint *checkpoint;
+    (void)state;
+    assert_int_equal(make_checkpoint("tiny", 1, EPG_TENSOR_F32, &checkpoint), 0);
+    p.checkpoint = checkpoint;
+    p.shape.size = sizeof p.shape;
+    assert_int_equal(epg_checkpoint_shape(checkpoint, &p.shape), EPG_OK);
+    assert_int_equal(run_ranks(1, 20000, memory_body, &p), 0);
+    epg_checkpoint_close(checkpoint);
+}
+
 static int remove_directory(void **state)
 {
     static const char *const names[] = {"/config.json", "/model.safetensors"};
@@ -362,6 +397,7 @@ int main(void)
         cmocka_unit_test(test_batch_invariance),
         cmocka_unit_test(test_capture),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, make_directory, remove_directory);
 }

@@ -387,6 +387,36 @@ static void test_truncation(void **state)
     free(text);
 }
 
+/* Random damage to the header: the file opens or is refused, and what opens can be read. The sanitizers watch. */
+static void test_damage(void **state)
+{
+    static const char alphabet[] = "0123456789-.,:[]{}\"eFIU ";
+    size_t bytes;
+    (void)state;
+    clear_directory();
+    write_checkpoint(EPG_TENSOR_BF16, 0, 1);
+    char *text = slurp("model.safetensors", &bytes), *damaged = malloc(bytes);
+    size_t header = 8 + ((unsigned char)text[0] | (size_t)(unsigned char)text[1] << 8);
+    srandom(11);
+    for (int i = 0; i < 1500; i++) {
+        epg_checkpoint *c = NULL;
+        float out[32 * 16];
+        memcpy(damaged, text, bytes);
+        for (long n = random() % 3; n >= 0; n--)
+            damaged[(size_t)random() % (header - 8) + 8] = alphabet[(size_t)random() % (sizeof alphabet - 1)];
+        spill("model.safetensors", damaged, bytes);
+        if (epg_checkpoint_open(directory, &c) == EPG_OK) {
+            epg_checkpoint_read(c, "model.embed_tokens.weight", 0, 32, 16, out);
+            epg_checkpoint_read(c, "lm_head.weight", 0, 32, 16, out);
+        } else {
+            assert_non_null(strstr(epg_message(), directory));
+        }
+        epg_checkpoint_close(c);
+    }
+    free(damaged);
+    free(text);
+}
+
 /* ---- shards ---- */
 
 static void test_index(void **state)
@@ -605,7 +635,7 @@ int main(void)
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_same_values), cmocka_unit_test(test_same_bytes),
         cmocka_unit_test(test_tied_head), cmocka_unit_test(test_progress), cmocka_unit_test(test_read_refusals),
         cmocka_unit_test(test_config), cmocka_unit_test(test_config_defaults), cmocka_unit_test(test_headers),
-        cmocka_unit_test(test_truncation), cmocka_unit_test(test_index), cmocka_unit_test(test_tensor_in_two_shards),
+        cmocka_unit_test(test_truncation), cmocka_unit_test(test_damage), cmocka_unit_test(test_index), cmocka_unit_test(test_tensor_in_two_shards),
         cmocka_unit_test(test_memory), cmocka_unit_test(test_write_refusals), cmocka_unit_test(test_disk_full),
         cmocka_unit_test(test_loading),
     };
