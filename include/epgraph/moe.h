@@ -86,7 +86,8 @@ typedef struct epg_model_options {
 
 /* Loads what this rank needs: its own experts (and no other's bytes), router, norms, embedding and head. The group's experts,
  * hidden and topk must be the checkpoint's (EPG_ERR_MISMATCH). A tensor missing, misshapen, mistyped or all zero is an error by name.
- * The model uses the group's device; destroy it before the group. `options` may be NULL. */
+ * The model uses the group's device; destroy it before the group. Sets OpenBLAS to one thread, process-wide: its
+ * threads would change the bits. `options` may be NULL. */
 EPG_API epg_status epg_model_create(epg_group *group, const epg_checkpoint *checkpoint,
                                     const epg_model_options *options, epg_model **model);
 EPG_API void epg_model_destroy(epg_model *model);
