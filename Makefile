@@ -39,29 +39,31 @@ TESTS := $(patsubst %.c,$(BUILD)/%,$(TEST_SOURCES))
 # Tests make the Nth allocation fail (tests/support/oom.c).
 WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign,--wrap=free,--wrap=pthread_create
 
-.PHONY: all run test tests test-asan test-tsan install clean setup check-setup
+.PHONY: all run test tests test-asan test-tsan install clean setup setup-tests check-setup
 .SECONDARY:
 
 all: check-setup $(STATIC) $(SHARED) $(if $(CLI_SOURCES),$(CLI)) $(EXAMPLES)
 
 check-setup:
-	@tools/setup.sh --check
+	@CC="$(CC)" tools/setup.sh --check
 setup:
-	@tools/setup.sh
+	@CC="$(CC)" tools/setup.sh
+setup-tests:
+	@CC="$(CC)" tools/setup.sh --tests
 
 run: setup
 	@$(MAKE) --no-print-directory all
 	@tools/run.sh $(CLI)
 
 tests: $(TESTS)
-test: setup
+test: setup-tests
 	@$(MAKE) --no-print-directory all tests
 	@tests/run.sh $(BUILD) $(TESTS)
 
-test-asan: setup
+test-asan: setup-tests
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)-asan CFLAGS="-O1 -g -fno-omit-frame-pointer" \
 	  SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all" sanitized
-test-tsan: setup
+test-tsan: setup-tests
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)-tsan CFLAGS="-O1 -g" SANITIZE="-fsanitize=thread" sanitized
 .PHONY: sanitized
 sanitized: all tests

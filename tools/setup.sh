@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes sure that what the build needs is there: installs it when root, else says which packages are missing.
-# --check only says. Debian 12 and Ubuntu 24.04 use the same names.
+# --check only says; --tests adds what the tests need. CC names the compiler (gcc if unset). Debian 12 and Ubuntu 24.04
+# use the same names.
 set -eu
 
 missing=
@@ -9,14 +10,26 @@ need() { # package, test
 }
 header() { printf 'test -e /usr/include/%s || test -e /usr/include/%s/%s' "$1" "$(uname -m)-linux-gnu" "$1"; }
 
-need gcc 'command -v gcc || command -v cc'
+check= tests=
+for option in "$@"; do
+	case $option in
+	--check) check=1 ;;
+	--tests) tests=1 ;;
+	*) echo "setup.sh: unknown option $option" >&2 && exit 2 ;;
+	esac
+done
+
+case ${CC:-cc} in
+cc | gcc) need gcc 'command -v gcc || command -v cc' ;;
+*) need "${CC%% *}" "command -v ${CC%% *}" ;; # Debian's package of clang is named so, and of clang-14
+esac
 need libc6-dev "$(header argp.h)"
 need libopenblas-dev "$(header cblas.h)"
 need libjansson-dev "$(header jansson.h)"
-need libcmocka-dev "$(header cmocka.h)"
+[ -z "$tests" ] || need libcmocka-dev "$(header cmocka.h)"
 [ -z "$missing" ] && exit 0
 
-if [ "${1:-}" = --check ] || [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+if [ -n "$check" ] || [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
 	echo "epgraph needs these packages first:$missing" >&2
 	echo "  sudo apt-get install$missing" >&2
 	exit 1

@@ -6,7 +6,7 @@
  *   dispatch recv   waits for the rows of all ranks and hands them to this rank's experts
  *   (the caller's experts run)
  *   combine send    sums, per token and in float32, this rank's expert outputs, and returns one row per token
- *   combine recv    waits for all ranks' partial sums and adds them in rank order
+ *   combine recv    waits for the partial sums of the ranks it sent rows to and adds them in rank order
  *
  * All four may be captured; a captured pair carries nothing that the host chose per pair, so any number of pairs per
  * graph, graphs in any order, and eager pairs between them are valid. Ranks may differ in mode (low-latency or high-throughput),
@@ -193,7 +193,7 @@ typedef struct epg_group_stats {
     uint64_t pairs;             /* pairs that ran on the device, replays included, all lanes */
     uint64_t dropped_tokens;    /* tokens beyond a bucket */
     uint64_t dropped_rows;      /* rows without a slot at the sender or without a place at the receiver */
-    uint64_t bad_ids;           /* expert ids out of range, taken as -1 */
+    uint64_t bad_ids;           /* choices taken as -1: an id out of range, an expert chosen twice, a bad map entry */
     uint64_t flagged;           /* tokens that lacked a share */
     uint64_t timeouts;
     uint64_t region_bytes;      /* symmetric memory of this rank */

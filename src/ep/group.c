@@ -228,7 +228,11 @@ static epg_status create_shared(epg_group *g, epg_wire_geometry *all, epg_status
     EPG_TRY(status);
     EPG_TRY(g->team->ops->symmetric_alloc(g->team, g->wire.total, g->peers));
     clean_region(g);
-    EPG_TRY(g->team->ops->on_abort_add(g->team, on_abort, g));
+    status = g->team->ops->on_abort_add(g->team, on_abort, g);
+    if (status != EPG_OK) {
+        epg_team_abort(g->team, "a rank could not finish its group"); /* the others are on their way to the barrier */
+        return status;
+    }
     g->hooked = 1;
     return epg_team_barrier(g->team); /* no peer may write before this region is clean */
 }
@@ -284,6 +288,7 @@ static epg_status need(const void *group, const void *out)
 epg_status epg_group_get_options(const epg_group *group, epg_group_options *options)
 {
     EPG_TRY(need(group, options));
+    EPG__CHECK_SIZE(options, sizeof *options);
     *options = group->options;
     return EPG_OK;
 }
@@ -325,8 +330,8 @@ static epg_status say(const epg_group *g, const epg_group_record *r)
     switch (r->status) {
     case EPG_OK: return EPG_OK;
     case EPG_ERR_ROUTING:
-        return epg__fail(r->status, "rank %u, %s, epoch %u: expert id %lld is out of range 0..%llu or chosen twice", me, op,
-                         r->epoch, (long long)r->seen, expected - 1);
+        return epg__fail(r->status, "rank %u, %s, epoch %u: expert id %lld is out of range 0..%llu, chosen twice, or mapped to no expert",
+                         me, op, r->epoch, (long long)r->seen, expected - 1);
     case EPG_ERR_OVERFLOW:
         return epg__fail(r->status, "rank %u, %s, epoch %u: %llu rows came where %llu fit", me, op, r->epoch, seen, expected);
     case EPG_ERR_TIMEOUT:
@@ -342,6 +347,8 @@ epg_status epg_group_check(epg_group *group, epg_group_record *record)
 {
     epg_group_record found = EPG_GROUP_RECORD_INIT;
     EPG_TRY(need(group, group));
+    if (record)
+        EPG__CHECK_SIZE(record, sizeof *record);
     const epg_wire_record *r = &own_header(group)->record;
     if (epg__word_load(&r->taken) == 2) { /* partner: epg__record_failure */
         found.status = (epg_status)r->status;

@@ -24,7 +24,8 @@ typedef struct symmetric {
     struct symmetric *next;
     uint64_t number; /* of the collective allocation */
     uint32_t released;
-    void *bases[];   /* [ranks] */
+    uint32_t recorded; /* ranks that have a base here; below the team's size only where a rank had no memory */
+    void *bases[];     /* [ranks] */
 } symmetric;
 
 typedef struct hook {
@@ -59,6 +60,8 @@ static world *world_of(epg_team *team) { return ((threads_team *)team)->world; }
 
 static epg_status aborted(const world *w) { return epg__fail(EPG_ERR_ABORTED, "%s", w->reason); }
 
+static epg_status threads_abort(epg_team *base, const char *reason);
+
 static epg_status post_now(threads_team *team, const void *in, size_t bytes)
 {
     world *w = team->world;
@@ -84,6 +87,8 @@ static epg_status post_now(threads_team *team, const void *in, size_t bytes)
         pthread_cond_broadcast(&w->changed);
     }
     pthread_mutex_unlock(&w->lock);
+    if (status == EPG_ERR_NO_MEMORY)
+        threads_abort(&team->head, "no memory for an all-gather"); /* the others would wait for this post */
     return status;
 }
 
@@ -291,7 +296,7 @@ static void threads_symmetric_free(epg_team *base, void *own)
     for (symmetric *s = w->symmetrics; s; s = s->next) {
         if (s->bases[base->rank] != own)
             continue;
-        if (++s->released == w->size)
+        if (++s->released == s->recorded)
             symmetric_drop(w, s);
         break;
     }
@@ -310,8 +315,10 @@ static epg_status threads_symmetric_alloc(epg_team *base, size_t bytes, void **p
     if (memory) {
         pthread_mutex_lock(&w->lock);
         symmetric *s = symmetric_at(w, number);
-        if (s)
+        if (s) {
             s->bases[base->rank] = memory;
+            s->recorded++;
+        }
         pthread_mutex_unlock(&w->lock);
         recorded = s != NULL;
     }

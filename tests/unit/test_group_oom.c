@@ -5,8 +5,10 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <time.h>
 #include "epgraph/epgraph.h"
 #include "support/oom.h"
+#include "support/ranks.h"
 
 enum { RANKS = 1, HIDDEN = 8, TOKENS = 4 };
 
@@ -87,8 +89,43 @@ static void each_allocation_fails_once(void **state)
     assert_true(n > 15);
 }
 
+/* With peers: a rank that runs out of memory while groups are created takes the others with it at once, not after
+ * their deadline of 30 s. */
+static int create_one(test_rank *self)
+{
+    epg_group_options o = EPG_GROUP_OPTIONS_INIT;
+    epg_group *group = NULL;
+    o.experts = 6;
+    o.hidden = HIDDEN;
+    o.topk = 2;
+    o.max_tokens = TOKENS;
+    RANK_OK(epg_team_barrier(self->team)); /* every rank has its stream */
+    if (self->rank == 0)
+        oom_fail_at(*(long *)self->arg);
+    RANK_OK(epg_team_barrier(self->team)); /* allocates nothing: the failure hits a rank that creates its group */
+    epg_status status = epg_group_create(self->team, &o, &group);
+    epg_group_destroy(group);
+    return status != EPG_OK;
+}
+
+static void peers_learn_of_it_at_once(void **state)
+{
+    (void)state;
+    int delivered = 1;
+    for (long n = 0; delivered; n++) {
+        time_t start = time(NULL);
+        oom_track_start();
+        int failures = run_ranks(3, 30000, create_one, &n);
+        delivered = oom_stop();
+        assert_true(time(NULL) - start < 10);
+        assert_true(failures == 0 || delivered);
+        assert_int_equal(oom_tracked(), 0);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(each_allocation_fails_once)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(each_allocation_fails_once),
+                                       cmocka_unit_test(peers_learn_of_it_at_once)};
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }
