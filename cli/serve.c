@@ -55,7 +55,8 @@ static void collect(serve_result *result, const serve_rank *ranks, uint32_t coun
         qsort(result->times.values, result->times.count, sizeof(double), compare_times);
 }
 
-/* Starts the threads and waits for them. A rank without a thread would leave the others waiting: the team is aborted. */
+/* Starts the threads and waits for them. A rank without a thread would leave the others waiting: the team is aborted.
+ */
 static void run_threads(serve_shared *shared, serve_rank *ranks, pthread_t *threads, uint32_t count)
 {
     uint32_t started = 0;

@@ -1,7 +1,8 @@
 /* One rank's thread: sets up its end of the group, then runs step after step until every rank is done.
  *
- * A prefill chunk runs eagerly; decode and idle steps go through the runner, which replays a captured graph. Ranks meet in
- * the exchange alone: no rank waits for another's phase. The report of the next step is offered while this one runs. */
+ * A prefill chunk runs eagerly; decode and idle steps go through the runner, which replays a captured graph. Ranks
+ * meet in the exchange alone: no rank waits for another's phase. The report of the next step is offered while this
+ * one runs. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

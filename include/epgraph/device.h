@@ -3,12 +3,12 @@
  * A device is chosen when its handle is created. The `host` device runs on CPU threads and follows CUDA's rules for
  * streams, events and capture, error codes included, so that what passes on it passes on a GPU.
  *
- * A stream is a plain handle with CUDA's special values: NULL and EPG_STREAM_LEGACY are the legacy stream. Work on the
- * legacy stream waits for all earlier work in blocking streams, and later work in blocking streams waits for it;
+ * A stream is a plain handle with CUDA's special values: NULL and EPG_STREAM_LEGACY are the legacy stream. Work on
+ * the legacy stream waits for all earlier work in blocking streams, and later work in blocking streams waits for it;
  * non-blocking streams take no part in that.
  *
- * A device and its handles may be used from several threads at once; one stream's calls take effect in the order in which they
- * return. Every handle must be destroyed before its device. */
+ * A device and its handles may be used from several threads at once; one stream's calls take effect in the order in
+ * which they return. Every handle must be destroyed before its device. */
 #ifndef EPGRAPH_DEVICE_H
 #define EPGRAPH_DEVICE_H
 
@@ -80,7 +80,8 @@ EPG_API epg_status epg_device_synchronize(epg_device *device);
 /* ---- streams. Creation and destruction may run during capture. ---- */
 EPG_API epg_status epg_stream_create(epg_device *device, epg_stream_kind kind, epg_stream *stream);
 
-/* Returns at once; work already issued still runs. Destroying the stream on which a capture began drops that capture. */
+/* Returns at once; work already issued still runs. Destroying the stream on which a capture began drops that capture.
+ */
 EPG_API epg_status epg_stream_destroy(epg_device *device, epg_stream stream);
 
 /* Not during capture of that stream. synchronize returns the first error of a host function's or kernel's launch. */
@@ -126,8 +127,8 @@ EPG_API epg_status epg_capture_begin(epg_device *device, epg_stream stream, epg_
 /* Ends the capture begun on `stream`. On failure the stream has left capture all the same and *graph is untouched. */
 EPG_API epg_status epg_capture_end(epg_device *device, epg_stream stream, epg_graph *graph);
 
-/* Status of the stream's capture and, where `id` is not NULL, a number unique to that capture (0 without one). 906 for the legacy
- * stream while a blocking stream captures; that does not invalidate the capture. */
+/* Status of the stream's capture and, where `id` is not NULL, a number unique to that capture (0 without one). 906
+ * for the legacy stream while a blocking stream captures; that does not invalidate the capture. */
 EPG_API epg_status epg_capture_query(epg_device *device, epg_stream stream, epg_capture_status *status, uint64_t *id);
 
 /* Swaps the calling thread's capture mode with *mode (a thread starts in EPG_CAPTURE_GLOBAL). */

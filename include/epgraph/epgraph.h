@@ -1,7 +1,8 @@
 /* epgraph: expert-parallel dispatch and combine inside CUDA graphs, in mixed prefill and decode.
  *
  * The headers in reading order. Every call returns an epg_status; outputs come last and are written only on success.
- * Structs open with `size` and have an INIT macro. Unless its comment says otherwise, a call may not run during capture. */
+ * Structs open with `size` and have an INIT macro. Unless its comment says otherwise, a call may not run during
+ * capture. */
 #ifndef EPGRAPH_EPGRAPH_H
 #define EPGRAPH_EPGRAPH_H
 

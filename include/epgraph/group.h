@@ -9,8 +9,8 @@
  *   combine recv    waits for the partial sums of the ranks it sent rows to and adds them in rank order
  *
  * All four may be captured; a captured pair carries nothing that the host chose per pair, so any number of pairs per
- * graph, graphs in any order, and eager pairs between them are valid. Ranks may differ in mode (low-latency or high-throughput),
- * bucket and eager or replay within one pair. Same inputs give the same bits in every such mix.
+ * graph, graphs in any order, and eager pairs between them are valid. Ranks may differ in mode (low-latency or
+ * high-throughput), bucket and eager or replay within one pair. Same inputs give the same bits in every such mix.
  *
  * The ranks of a group must run the same number of pairs per lane. One thread at a time per group. */
 #ifndef EPGRAPH_GROUP_H
@@ -67,7 +67,8 @@ typedef struct epg_group_options {
 /* Collective over the team. Not during capture. The group keeps the team; destroy the group first. */
 EPG_API epg_status epg_group_create(epg_team *team, const epg_group_options *options, epg_group **group);
 
-/* Not collective. The streams that ran its operations must be idle; a peer that is still inside a pair with this rank is not harmed. */
+/* Not collective. The streams that ran its operations must be idle; a peer that is still inside a pair with this rank
+ * is not harmed. */
 EPG_API void epg_group_destroy(epg_group *group);
 
 /* The options in force (defaults filled in). */
@@ -109,11 +110,12 @@ typedef struct epg_dispatch_view {
 } epg_dispatch_view;
 #define EPG_DISPATCH_VIEW_INIT {sizeof(epg_dispatch_view), 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL}
 
-/* Enqueue on `stream`. Each may run during capture, allocates nothing and never synchronises. An operation out of its order in the
- * lane is EPG_ERR_STATE and enqueues nothing.
+/* Enqueue on `stream`. Each may run during capture, allocates nothing and never synchronises. An operation out of its
+ * order in the lane is EPG_ERR_STATE and enqueues nothing.
  *
- * combine recv writes out[t][hidden] (row type) for every t below the pair's token count and leaves the rest alone; a token without a
- * live expert gets zeros. expert_rows is [row_capacity][hidden] of the row type, read by combine send. */
+ * combine recv writes out[t][hidden] (row type) for every t below the pair's token count and leaves the rest alone; a
+ * token without a live expert gets zeros. expert_rows is [row_capacity][hidden] of the row type, read by combine
+ * send. */
 EPG_API epg_status epg_dispatch_send(epg_group *group, const epg_dispatch_args *args, epg_stream stream);
 EPG_API epg_status epg_dispatch_recv(epg_group *group, uint32_t lane, epg_dispatch_view *view, epg_stream stream);
 EPG_API epg_status epg_combine_send(epg_group *group, uint32_t lane, const void *expert_rows, epg_stream stream);
@@ -125,8 +127,9 @@ EPG_API epg_status epg_dispatch(epg_group *group, const epg_dispatch_args *args,
 EPG_API epg_status epg_combine(epg_group *group, uint32_t lane, const void *expert_rows, void *out, epg_stream stream);
 
 /* Ends a pair broken between its halves: the operations still missing are enqueued in a void form, peers get void
- * signals and go on, and tokens that wanted this rank's experts are flagged there. Where the pair was opened in a capture that has
- * ended or failed meanwhile, nothing ran: only the order is put back. EPG_OK with nothing done if no pair is open. */
+ * signals and go on, and tokens that wanted this rank's experts are flagged there. Where the pair was opened in a
+ * capture that has ended or failed meanwhile, nothing ran: only the order is put back. EPG_OK with nothing done if no
+ * pair is open. */
 EPG_API epg_status epg_pair_abandon(epg_group *group, uint32_t lane, epg_stream stream);
 
 /* The view a lane's dispatch recv would return: for sizing buffers before the first pair. May run during capture. */
@@ -136,8 +139,9 @@ EPG_API epg_status epg_group_view(epg_group *group, uint32_t lane, epg_dispatch_
 typedef epg_status (*epg_experts_fn)(void *ctx, uint32_t index, const epg_dispatch_view *view, epg_stream stream,
                                      const void **expert_rows);
 
-/* Enqueues `pairs` whole pairs in which this rank sends no tokens, so that a lane runs as many pairs here as elsewhere. Rows that
- * peers send are given to `experts`; where it is NULL they are answered void, which flags them at their owners. */
+/* Enqueues `pairs` whole pairs in which this rank sends no tokens, so that a lane runs as many pairs here as
+ * elsewhere. Rows that peers send are given to `experts`; where it is NULL they are answered void, which flags them
+ * at their owners. */
 EPG_API epg_status epg_group_fill(epg_group *group, uint32_t lane, uint32_t pairs, epg_experts_fn experts, void *ctx,
                                   epg_stream stream);
 
@@ -147,7 +151,8 @@ EPG_API epg_status epg_group_rehearse(epg_group *group, int on, epg_stream strea
 
 /* Device arrays that a caller may read or write in stream order:
  *   expert map   [logical_experts] physical id of each logical expert, identity at creation, -1: nowhere; may change between replays
- *   flags        [max_tokens] of a lane: after combine recv, 1 where token t lacks a share (a masked, void or overflowed one) */
+ *   flags        [max_tokens] of a lane: after combine recv, 1 where token t lacks a share (a masked, void or overflowed one)
+ */
 EPG_API epg_status epg_group_expert_map(epg_group *group, int32_t **map);
 EPG_API epg_status epg_group_flags(epg_group *group, uint32_t lane, const uint32_t **flags);
 
@@ -181,7 +186,8 @@ EPG_API epg_status epg_group_check(epg_group *group, epg_group_record *record);
 /* Forgets the record (not the mask), so that the next failure is recorded. */
 EPG_API epg_status epg_group_clear_record(epg_group *group);
 
-/* 1 while the rank takes part, 0 once it is masked. Masking is local to this rank: epg_group_mask does by hand what an expired wait does. */
+/* 1 while the rank takes part, 0 once it is masked. Masking is local to this rank: epg_group_mask does by hand what
+ * an expired wait does. */
 EPG_API epg_status epg_group_alive(epg_group *group, uint32_t rank, int *alive);
 EPG_API epg_status epg_group_mask(epg_group *group, uint32_t rank);
 

@@ -41,7 +41,8 @@ EPG_API size_t epg_preset_count(void);
 EPG_API const epg_preset *epg_preset_at(size_t index);          /* NULL beyond the end */
 EPG_API const epg_preset *epg_preset_find(const char *name);    /* NULL if there is none */
 
-/* ---- checkpoints: Hugging Face layout of Qwen3-MoE, config.json plus safetensors (one file, or shards with an index) ---- */
+/* ---- checkpoints: Hugging Face layout of Qwen3-MoE, config.json plus safetensors (one file, or shards with an
+ * index) ---- */
 
 typedef struct epg_checkpoint epg_checkpoint;
 typedef enum epg_tensor_type { EPG_TENSOR_F32 = 0, EPG_TENSOR_BF16 = 1, EPG_TENSOR_F16 = 2 } epg_tensor_type;
@@ -84,10 +85,10 @@ typedef struct epg_model_options {
 } epg_model_options;
 #define EPG_MODEL_OPTIONS_INIT {sizeof(epg_model_options), 0}
 
-/* Loads what this rank needs: its own experts (and no other's bytes), router, norms, embedding and head. The group's experts,
- * hidden and topk must be the checkpoint's (EPG_ERR_MISMATCH). A tensor missing, misshapen, mistyped or all zero is an error by name.
- * The model uses the group's device; destroy it before the group. Sets OpenBLAS to one thread, process-wide: its
- * threads would change the bits. `options` may be NULL. */
+/* Loads what this rank needs: its own experts (and no other's bytes), router, norms, embedding and head. The group's
+ * experts, hidden and topk must be the checkpoint's (EPG_ERR_MISMATCH). A tensor missing, misshapen, mistyped or all
+ * zero is an error by name. The model uses the group's device; destroy it before the group. Sets OpenBLAS to one
+ * thread, process-wide: its threads would change the bits. `options` may be NULL. */
 EPG_API epg_status epg_model_create(epg_group *group, const epg_checkpoint *checkpoint,
                                     const epg_model_options *options, epg_model **model);
 EPG_API void epg_model_destroy(epg_model *model);
@@ -105,8 +106,9 @@ typedef struct epg_model_buffers {
 #define EPG_MODEL_BUFFERS_INIT {sizeof(epg_model_buffers), NULL, NULL, NULL, NULL, NULL, NULL}
 EPG_API epg_status epg_model_get_buffers(epg_model *model, epg_model_buffers *buffers);
 
-/* Enqueues one whole step for up to `bucket` tokens: embedding, layers (one pair each, in `lane`), final norm, head, argmax. May run
- * during capture. head 0 leaves next_ids alone (a prefill chunk that is not the prompt's last needs none). */
+/* Enqueues one whole step for up to `bucket` tokens: embedding, layers (one pair each, in `lane`), final norm, head,
+ * argmax. May run during capture. head 0 leaves next_ids alone (a prefill chunk that is not the prompt's last needs
+ * none). */
 typedef struct epg_model_step_args {
     uint32_t size;
     uint32_t bucket;
@@ -118,13 +120,15 @@ typedef struct epg_model_step_args {
 #define EPG_MODEL_STEP_ARGS_INIT {sizeof(epg_model_step_args), 0, 0, EPG_MODE_AUTO, 1, NULL}
 EPG_API epg_status epg_model_step(epg_model *model, const epg_model_step_args *args);
 
-/* One layer: out = in + combine(experts(dispatch(norm(in)))); in and out are [bucket][hidden], row type, and may be the same. */
+/* One layer: out = in + combine(experts(dispatch(norm(in)))); in and out are [bucket][hidden], row type, and may be
+ * the same. */
 EPG_API epg_status epg_model_layer(epg_model *model, uint32_t layer, const uint32_t *tokens, const void *in, void *out,
                                    const epg_model_step_args *args);
 
 /* The serial reference of one layer for one token, in double precision, straight from the checkpoint; shares no code
- * with the kernels. in and out are [hidden]. Slow. gap, where not NULL, gets the difference between the last chosen and the
- * first rejected router probability, relative to the former: near 0 the choice itself is a matter of rounding. */
+ * with the kernels. in and out are [hidden]. Slow. gap, where not NULL, gets the difference between the last chosen
+ * and the first rejected router probability, relative to the former: near 0 the choice itself is a matter of
+ * rounding. */
 EPG_API epg_status epg_reference_layer(const epg_checkpoint *checkpoint, uint32_t layer, const float *in, float *out,
                                        double *gap);
 

@@ -3,10 +3,10 @@
  * A bucket is a captured token count. A step of n tokens replays the smallest bucket that holds n; the count itself
  * lives in device memory, so the padding is never computed on or sent. A step above the largest bucket runs eagerly.
  *
- * First use of a (variant, bucket): the groups rehearse, the step function runs `warmups` times, then under capture on the runner's own
- * non-blocking stream. The runner's first entry is captured once more, before that, on a blocking stream: work that
- * escapes to the legacy stream is silently lost from a non-blocking capture, and is error 906 there. While that probe
- * lasts, use of the legacy stream by other threads fails with 906 too.
+ * First use of a (variant, bucket): the groups rehearse, the step function runs `warmups` times, then under capture
+ * on the runner's own non-blocking stream. The runner's first entry is captured once more, before that, on a blocking
+ * stream: work that escapes to the legacy stream is silently lost from a non-blocking capture, and is error 906
+ * there. While that probe lasts, use of the legacy stream by other threads fails with 906 too.
  *
  * Steps of one runner share its scratch memory, so they run one after the other, whatever streams they are given; a
  * stream must live until the runner was given another one, reset or destroyed. One thread at a time per runner. */
@@ -38,8 +38,9 @@ typedef struct epg_runner_input {
     const void *address;
 } epg_runner_input;
 
-/* What a step function is told. It enqueues the step's work for `bucket` tokens on `stream`, and on no other stream that is not forked from
- * it and joined again; it may not synchronise. It must enqueue the same work whenever variant and bucket are the same. */
+/* What a step function is told. It enqueues the step's work for `bucket` tokens on `stream`, and on no other stream
+ * that is not forked from it and joined again; it may not synchronise. It must enqueue the same work whenever variant
+ * and bucket are the same. */
 typedef struct epg_step_call {
     uint32_t size;
     uint32_t variant;
@@ -54,7 +55,8 @@ typedef struct epg_step_call {
 /* An error it returns ends the capture and reaches the caller of epg_runner_run. */
 typedef epg_status (*epg_step_fn)(void *ctx, const epg_step_call *call);
 
-/* A step is a list of segments; an eager one runs outside of the graphs at every step (attention that cannot be captured). */
+/* A step is a list of segments; an eager one runs outside of the graphs at every step (attention that cannot be
+ * captured). */
 typedef struct epg_segment {
     epg_step_fn fn;
     void *ctx;
@@ -104,15 +106,16 @@ EPG_API epg_status epg_runner_capture_all(epg_runner *runner, const epg_runner_s
 /* Drops every entry and the pool (weights moved, say); the next use captures anew. Waits for replays in flight. */
 EPG_API epg_status epg_runner_reset(epg_runner *runner);
 
-/* Scratch memory for a step function, 256-byte aligned, from the runner's pool: every entry shares it, so the contents last one step. The
- * same calls in the same order give the same addresses. What capture asks for must have been asked for in a warm-up. */
+/* Scratch memory for a step function, 256-byte aligned, from the runner's pool: every entry shares it, so the
+ * contents last one step. The same calls in the same order give the same addresses. What capture asks for must have
+ * been asked for in a warm-up. */
 EPG_API epg_status epg_step_alloc(const epg_step_call *call, size_t bytes, void **memory);
 
 /* The smallest bucket that holds `tokens`; EPG_ERR_NOT_FOUND above the largest. */
 EPG_API epg_status epg_runner_bucket(const epg_runner *runner, uint32_t tokens, uint32_t *bucket);
 
-/* Writes the default list (1, 2, 4, then by 8 to 128, by 16 to 256, by 32 above, and `most` itself) and its length. `buckets`
- * has room for EPG_BUCKETS_MAX. */
+/* Writes the default list (1, 2, 4, then by 8 to 128, by 16 to 256, by 32 above, and `most` itself) and its length.
+ * `buckets` has room for EPG_BUCKETS_MAX. */
 EPG_API epg_status epg_default_buckets(uint32_t most, uint32_t *buckets, uint32_t *count);
 
 typedef struct epg_runner_stats {

@@ -1,7 +1,8 @@
 /* The step coordinator: what each rank runs this step, in a process that prefills and decodes at once.
  *
- * Ranks must agree on one thing only, the number of pairs per lane. Each reports what it has to do; one small all-gather carries the
- * reports; a pure function of all of them gives every rank's plan, so that all ranks compute the same. */
+ * Ranks must agree on one thing only, the number of pairs per lane. Each reports what it has to do; one small
+ * all-gather carries the reports; a pure function of all of them gives every rank's plan, so that all ranks compute
+ * the same. */
 #ifndef EPGRAPH_STEP_H
 #define EPGRAPH_STEP_H
 

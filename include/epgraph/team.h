@@ -45,7 +45,8 @@ EPG_API epg_device *epg_team_device(const epg_team *team);
 /* EPG_ERR_TIMEOUT names the ranks that did not come; EPG_ERR_ABORTED the rank that aborted and its reason. */
 EPG_API epg_status epg_team_barrier(epg_team *team);
 
-/* out[r * bytes ...] is rank r's contribution. All ranks pass the same `bytes` (EPG_ERR_MISMATCH names one that did not). */
+/* out[r * bytes ...] is rank r's contribution. All ranks pass the same `bytes` (EPG_ERR_MISMATCH names one that did
+ * not). */
 EPG_API epg_status epg_team_allgather(epg_team *team, const void *in, size_t bytes, void *out);
 
 /* The same in two halves: `in` is copied and offered at once, the wait is in the second. One may be open at a time. */

@@ -16,8 +16,8 @@
 
 /* ---- the device ---- */
 
-/* Where a device's log lines go: the head's log and log_ctx are log_locked and one of these, so that lines come one at a
- * time. */
+/* Where a device's log lines go: the head's log and log_ctx are log_locked and one of these, so that lines come one
+ * at a time. */
 typedef struct log_sink {
     pthread_mutex_t lock;
     epg_log_fn fn;

@@ -1,11 +1,11 @@
 /* The host device's capture: which calls a capture allows, and what becomes a node.
  *
- * Not here: running what was captured (device_host_graph.c). The rules were read off the answers of a
- * real driver (CUDA 13.0), and must give them.
+ * Not here: running what was captured (device_host_graph.c). The rules were read off the answers of a real driver
+ * (CUDA 13.0), and must give them.
  *
- * Invariants: a stream is in at most one capture. A capture lives from its begin to its end (or the end of its origin),
- * valid or not. A node depends on nodes with smaller numbers only. A stream's frontier holds what its next node depends on: its
- * last node, and what it waited for since. */
+ * Invariants: a stream is in at most one capture. A capture lives from its begin to its end (or the end of its
+ * origin), valid or not. A node depends on nodes with smaller numbers only. A stream's frontier holds what its next
+ * node depends on: its last node, and what it waited for since. */
 #include <stdlib.h>
 #include <string.h>
 #include "device/device_host_int.h"

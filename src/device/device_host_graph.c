@@ -2,13 +2,13 @@
  *
  * Not here: recording (device_host_capture.c).
  *
- * An executable cuts the graph into chains, one for each captured stream: nodes of one stream follow one another anyway. The
- * origin's chain runs on the launching stream's worker, every other chain on a thread of the executable. A node waits
- * for another chain's only where the graph says so, and only such nodes are announced: the rest of a replay takes no
- * lock and allocates nothing.
+ * An executable cuts the graph into chains, one for each captured stream: nodes of one stream follow one another
+ * anyway. The origin's chain runs on the launching stream's worker, every other chain on a thread of the executable.
+ * A node waits for another chain's only where the graph says so, and only such nodes are announced: the rest of a
+ * replay takes no lock and allocates nothing.
  *
- * Invariants: a body never changes after its capture. `exec->lock` guards the executable's moving fields; launches of one
- * executable run in the order in which they were enqueued. */
+ * Invariants: a body never changes after its capture. `exec->lock` guards the executable's moving fields; launches of
+ * one executable run in the order in which they were enqueued. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

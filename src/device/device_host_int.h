@@ -185,7 +185,8 @@ epg_status epg__host_event_synchronize(epg_device *device, epg_event event);
 epg_status epg__host_event_elapsed_us(epg_device *device, epg_event start, epg_event stop, double *us);
 epg_status epg__host_stream_wait_event(epg_device *device, epg_stream stream, epg_event event);
 
-/* ---- device_host_capture.c. Everything but the operations themselves with the lock held; `what` is the refused call. ---- */
+/* ---- device_host_capture.c. Everything but the operations themselves with the lock held; `what` is the refused
+ * call. ---- */
 
 /* 906 if `stream` is the legacy stream and a blocking stream captures. */
 epg_status epg__capture_check_work(epg_stream stream, const char *what);

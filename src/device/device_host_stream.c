@@ -2,10 +2,10 @@
  *
  * Not here: events (device_host_event.c), what capture makes of a call (device_host_capture.c).
  *
- * Invariants: a stream's work runs in order on its one worker, which starts with the first uncaptured work. Work carries a
- * device-wide order; the head of a queue stays there until it has run. So "all earlier work of stream s is done" is
- * "s's head has a later order", and the legacy stream's rule needs no lists. Every wait is for work with a smaller order,
- * so waits cannot form a circle. */
+ * Invariants: a stream's work runs in order on its one worker, which starts with the first uncaptured work. Work
+ * carries a device-wide order; the head of a queue stays there until it has run. So "all earlier work of stream s is
+ * done" is "s's head has a later order", and the legacy stream's rule needs no lists. Every wait is for work with a
+ * smaller order, so waits cannot form a circle. */
 #include <stdlib.h>
 #include <string.h>
 #include "device/device_host_int.h"

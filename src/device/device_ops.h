@@ -1,5 +1,6 @@
-/* The table behind every device, and what all devices share. device.c checks arguments and calls through it; the entries may rely
- * on non-NULL handles and outputs. Every entry is set: a device without an operation points it at a stub that says so. */
+/* The table behind every device, and what all devices share. device.c checks arguments and calls through it; the
+ * entries may rely on non-NULL handles and outputs. Every entry is set: a device without an operation points it at a
+ * stub that says so. */
 #ifndef EPG_DEVICE_OPS_H
 #define EPG_DEVICE_OPS_H
 

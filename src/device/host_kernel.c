@@ -1,9 +1,9 @@
 /* Waiting for a signal on the host device: a doorbell is an event count on a futex.
  *
  * The owner announces that it sleeps, looks once more at the count, and sleeps on it; a ringer adds to the count and
- * looks whether anybody sleeps. Both orders are sequentially consistent, so either the owner sees the new count or the
- * ringer sees the sleeper. Polling with a growing sleep was rejected: with 64 ranks on 2 cores it burns the cores or adds a
- * millisecond per wait. */
+ * looks whether anybody sleeps. Both orders are sequentially consistent, so either the owner sees the new count or
+ * the ringer sees the sleeper. Polling with a growing sleep was rejected: with 64 ranks on 2 cores it burns the cores
+ * or adds a millisecond per wait. */
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <time.h>

@@ -1,11 +1,11 @@
 /* What a kernel of the host device may do to memory that other ranks see, and how it waits.
  *
- * Every access to another rank's memory, and every wait, goes through these wrappers. They name the memory order, and they are the
- * only places where a kernel can be observed half way: a scheduler that decides every interleaving hooks in here and
- * nowhere else.
+ * Every access to another rank's memory, and every wait, goes through these wrappers. They name the memory order, and
+ * they are the only places where a kernel can be observed half way: a scheduler that decides every interleaving hooks
+ * in here and nowhere else.
  *
- * Pairing: epg__signal_store (release) is read by epg__signal_load (acquire); whatever the writer stored before it, rows
- * included, is visible to the reader after it. */
+ * Pairing: epg__signal_store (release) is read by epg__signal_load (acquire); whatever the writer stored before it,
+ * rows included, is visible to the reader after it. */
 #ifndef EPG_HOST_KERNEL_INT_H
 #define EPG_HOST_KERNEL_INT_H
 

@@ -1,9 +1,9 @@
 /* Dispatch on the host device.
  *
- * Slots come from a prefix sum in token order, positions from one in (source rank, slot) order: the same in both forms and in any
- * arrival order. The low-latency form sends a token as soon as it is routed and signals at the end; the
- * high-throughput form routes all tokens first, then fills one destination at a time, its own successor first so that ranks do not
- * all write to the same peer, and signals each as soon as its rows are there. */
+ * Slots come from a prefix sum in token order, positions from one in (source rank, slot) order: the same in both
+ * forms and in any arrival order. The low-latency form sends a token as soon as it is routed and signals at the end;
+ * the high-throughput form routes all tokens first, then fills one destination at a time, its own successor first so
+ * that ranks do not all write to the same peer, and signals each as soon as its rows are there. */
 #include "ep/lane_int.h"
 
 /* ---- send ---- */
@@ -22,8 +22,8 @@ static int64_t id_at(const epg_dispatch_args *user, size_t index)
                                         : ((const int32_t *)user->topk_ids)[index];
 }
 
-/* Physical expert of a token's k-th choice; EPG_WIRE_NONE where it is not routed. An id out of range, and one that names an expert of
- * this token again, count as bad. */
+/* Physical expert of a token's k-th choice; EPG_WIRE_NONE where it is not routed. An id out of range, and one that
+ * names an expert of this token again, count as bad. */
 static uint32_t expert_at(sender *s, const uint32_t *chosen, uint32_t token, uint32_t k)
 {
     const epg_wire_geometry *g = &s->lane->wire->geometry;
@@ -298,7 +298,8 @@ static void finish_recv(epg__lane *lane)
     }
 }
 
-/* Empties the view; 0 under rehearsal. A void form waits all the same (what the reuse proof needs) and hands over nothing. */
+/* Empties the view; 0 under rehearsal. A void form waits all the same (what the reuse proof needs) and hands over
+ * nothing. */
 static int open_recv(epg__lane *lane)
 {
     memset(lane->counts, 0, lane->local_experts * sizeof *lane->counts);

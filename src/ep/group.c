@@ -138,7 +138,8 @@ epg_status epg_group_plan_bytes(const epg_group_options *options, uint32_t ranks
 
 /* ---- creation ---- */
 
-/* Every rank's geometry against this rank's, by name. A rank that failed on its own offers zeros, so that all learn of it. */
+/* Every rank's geometry against this rank's, by name. A rank that failed on its own offers zeros, so that all learn
+ * of it. */
 static epg_status compare_geometries(epg_team *team, const epg_wire_geometry *mine, epg_wire_geometry *all)
 {
     static const char *const names[] = {"wire version", "ranks", "experts", "logical_experts", "hidden",  "topk",

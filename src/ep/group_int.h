@@ -4,8 +4,8 @@
 
 #include "epgraph/group.h"
 
-/* Operations enqueued so far by the host, and how many of them were captured. The runner compares the two over a capture: a
- * difference is an operation that escaped it. */
+/* Operations enqueued so far by the host, and how many of them were captured. The runner compares the two over a
+ * capture: a difference is an operation that escaped it. */
 typedef struct epg__group_counts {
     uint64_t issued, captured;
 } epg__group_counts;
@@ -14,7 +14,8 @@ epg__group_counts epg__group_get_counts(const epg_group *group);
 /* After a capture failed: puts back the order of every lane whose pair was opened in it. Nothing of it ran. */
 void epg__group_discard_capture(epg_group *group, uint64_t capture_id);
 
-/* EPG_OK if no pair is open in any lane; else EPG_ERR_STATE with the lane and the operation that is missing. A graph must hold whole pairs. */
+/* EPG_OK if no pair is open in any lane; else EPG_ERR_STATE with the lane and the operation that is missing. A graph
+ * must hold whole pairs. */
 epg_status epg__group_check_closed(const epg_group *group);
 
 /* The group's name for an operation: "dispatch send". */

@@ -102,7 +102,8 @@ void epg__record_failure(const epg__lane *lane, epg_status status, epg_operation
 /* Stores a signal at `peer` and rings it. */
 void epg__send_signal(const epg__lane *lane, uint32_t kind, uint32_t peer, uint32_t count, int is_void);
 
-/* Waits for `peer`'s signal of the open pair; 1 with *count, or 0 where there is nothing to be had: void, masked, expired, aborted. */
+/* Waits for `peer`'s signal of the open pair; 1 with *count, or 0 where there is nothing to be had: void, masked,
+ * expired, aborted. */
 int epg__await_signal(const epg__lane *lane, uint32_t kind, uint32_t peer, uint32_t *count);
 
 #endif

@@ -1,9 +1,10 @@
 /* Signals and bounded waits on the host device, and the record of the first failure.
  *
  * Who is to blame. A rank that waits publishes on whom. A waiter whose deadline has passed looks at its peer: if that
- * one waits as well, on somebody else, it is held up and not the cause, so the deadline starts afresh; the rank at the end of the chain,
- * which waits for nobody, is expired by those who wait for it. A chain that closes on itself has no such rank: after one more
- * deadline it is expired like any other. However the chain moves, a wait ends after (ranks + 2) deadlines. */
+ * one waits as well, on somebody else, it is held up and not the cause, so the deadline starts afresh; the rank at
+ * the end of the chain, which waits for nobody, is expired by those who wait for it. A chain that closes on itself
+ * has no such rank: after one more deadline it is expired like any other. However the chain moves, a wait ends after
+ * (ranks + 2) deadlines. */
 #include "ep/lane_int.h"
 
 static uint64_t now_ns(const epg__lane *lane) { return epg_device_now_ns(lane->device); }

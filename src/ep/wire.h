@@ -11,7 +11,8 @@
  * Offsets, not pointers: the same on every rank. wire.c computes them in one walk that also gives the total size.
  *
  * Reuse without barriers. A rank writes bank b of a peer for epoch e only after it saw that peer's dispatch signal of
- * e-1, which the peer sent after everything of e-2 in its order; e-2 was the last epoch to use bank b. docs/protocol.md. */
+ * e-1, which the peer sent after everything of e-2 in its order; e-2 was the last epoch to use bank b.
+ * docs/protocol.md. */
 #ifndef EPG_WIRE_H
 #define EPG_WIRE_H
 

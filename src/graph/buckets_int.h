@@ -4,7 +4,8 @@
 
 #include "core/core_int.h"
 
-/* EPG_OK if the list is not empty, starts at 1 or more and ascends; else EPG_ERR_INVALID naming the pair out of order. */
+/* EPG_OK if the list is not empty, starts at 1 or more and ascends; else EPG_ERR_INVALID naming the pair out of
+ * order. */
 epg_status epg__buckets_check(const uint32_t *buckets, uint32_t count);
 
 /* The smallest bucket that holds `tokens` (0 takes the first). EPG_ERR_NOT_FOUND above the largest. */

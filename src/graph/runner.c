@@ -1,7 +1,7 @@
 /* The runner's handle: creation, running a step, statistics. Not its job: making an entry (runner_capture.c).
  *
- * Invariants: a step that fails its checks enqueues nothing; work of two steps never overlaps, whatever streams they are on,
- * because entries share the pool; a replay never synchronises. */
+ * Invariants: a step that fails its checks enqueues nothing; work of two steps never overlaps, whatever streams they
+ * are on, because entries share the pool; a replay never synchronises. */
 #include <stdlib.h>
 #include <string.h>
 #include "graph/runner_int.h"

@@ -1,9 +1,9 @@
 /* First use of a (variant, bucket): warm-ups, the blocking probe, capture, instantiation.
  *
- * Not its job: looking entries up and replaying them (runner.c).
- * Invariants: whatever fails, no stream is left capturing, no group is left rehearsing, and every group's lanes are back
- * in the order they had, so that the runner can try again. Nothing that fails here has changed the runner but for its
- * statistics and a pool that may have grown. */
+ * Not its job: looking entries up and replaying them (runner.c). Invariants: whatever fails, no stream is left
+ * capturing, no group is left rehearsing, and every group's lanes are back in the order they had, so that the runner
+ * can try again. Nothing that fails here has changed the runner but for its statistics and a pool that may have
+ * grown. */
 #include <stdlib.h>
 #include <string.h>
 #include "ep/group_int.h"
@@ -207,8 +207,9 @@ static epg_status escaped(void)
                                              "stream captures); it would be silently lost from every replay: ");
 }
 
-/* 901 without a 906 means that a call failed and nobody reported it: a launch on the legacy stream whose status the step
- * ignored, or something that fails on any stream. *suspect is set then, and the real capture tells which it was. */
+/* 901 without a 906 means that a call failed and nobody reported it: a launch on the legacy stream whose status the
+ * step ignored, or something that fails on any stream. *suspect is set then, and the real capture tells which it was.
+ */
 static epg_status probe(const first_use *use, bool *suspect)
 {
     epg_runner *runner = use->runner;

@@ -1,7 +1,8 @@
-/* Scratch memory of a runner: every entry starts at the first byte, so that all entries share the memory of the largest.
+/* Scratch memory of a runner: every entry starts at the first byte, so that all entries share the memory of the
+ * largest.
  *
- * Invariant: a chunk never moves and the list only grows at its end, so the same requests from the same mark give the same
- * addresses for as long as the pool lives. Captured graphs hold those addresses. */
+ * Invariant: a chunk never moves and the list only grows at its end, so the same requests from the same mark give the
+ * same addresses for as long as the pool lives. Captured graphs hold those addresses. */
 #include <stdlib.h>
 #include "graph/runner_int.h"
 

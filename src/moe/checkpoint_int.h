@@ -1,4 +1,5 @@
-/* Checkpoints, inside src/moe: mapped safetensors files, the table of their tensors, and the names of a model's tensors. */
+/* Checkpoints, inside src/moe: mapped safetensors files, the table of their tensors, and the names of a model's
+ * tensors. */
 #ifndef EPG_CHECKPOINT_INT_H
 #define EPG_CHECKPOINT_INT_H
 
@@ -43,8 +44,8 @@ struct epg_checkpoint {
 const char *epg__dtype_name(uint32_t dtype);
 int epg__dtype_is_weight(uint32_t dtype, epg_tensor_type *type);
 
-/* Maps a safetensors file, checks its header whole and appends its tensors to the list. On failure the shard is closed and
- * the list may hold tensors of it; the caller frees the list as ever. */
+/* Maps a safetensors file, checks its header whole and appends its tensors to the list. On failure the shard is
+ * closed and the list may hold tensors of it; the caller frees the list as ever. */
 epg_status epg__shard_open(const char *path, uint32_t index, epg__shard *shard, epg__tensor_list *list);
 void epg__shard_close(epg__shard *shard);
 

@@ -1,8 +1,8 @@
 /* A checkpoint directory: config.json, and safetensors in one file or in shards with an index.
  *
- * Not its job: what a header says (safetensors.c), what the shape means (config.c).
- * Invariant: once open, the table of tensors is sorted, without duplicates, and every entry lies inside its map. Nothing
- * is written afterwards, so any thread may read. */
+ * Not its job: what a header says (safetensors.c), what the shape means (config.c). Invariant: once open, the table
+ * of tensors is sorted, without duplicates, and every entry lies inside its map. Nothing is written afterwards, so
+ * any thread may read. */
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>

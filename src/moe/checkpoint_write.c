@@ -1,8 +1,8 @@
 /* Writes a random checkpoint in Hugging Face's Qwen3-MoE layout.
  *
- * Not its job: attention tensors (this library's models have none).
- * Invariants: every tensor has its own generator, seeded by the seed and the tensor's number, so that its bytes depend
- * neither on sharding nor on the other tensors. The index and config.json come last: a checkpoint cut short does not open. */
+ * Not its job: attention tensors (this library's models have none). Invariants: every tensor has its own generator,
+ * seeded by the seed and the tensor's number, so that its bytes depend neither on sharding nor on the other tensors.
+ * The index and config.json come last: a checkpoint cut short does not open. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -68,7 +68,8 @@ static uint64_t next_random(uint64_t *state)
     return z ^ z >> 31;
 }
 
-/* Near enough N(0, 1): four 16-bit uniforms, whose sum has the variance 65536^2 / 3. No libm, so the same bits everywhere. */
+/* Near enough N(0, 1): four 16-bit uniforms, whose sum has the variance 65536^2 / 3. No libm, so the same bits
+ * everywhere. */
 static float next_normal(uint64_t *state)
 {
     uint64_t bits = next_random(state);
@@ -124,8 +125,8 @@ static epg_status write_tensor(writer *w, FILE *file, const char *path, uint64_t
     return EPG_OK;
 }
 
-/* The header's length and the header, padded with spaces so that the data starts at a multiple of 8. The length is known
- * once the text stands behind its place. */
+/* The header's length and the header, padded with spaces so that the data starts at a multiple of 8. The length is
+ * known once the text stands behind its place. */
 static epg_status write_header(const writer *w, FILE *file, const char *path, const run *r)
 {
     static const char *const types[] = {[EPG_TENSOR_F32] = "F32", [EPG_TENSOR_BF16] = "BF16", [EPG_TENSOR_F16] = "F16"};

@@ -1,11 +1,12 @@
 /* Fixed-tile matrix products on OpenBLAS.
  *
- * A BLAS picks its inner kernel by the number of rows, and a kernel may treat the first rows of a panel otherwise than the
- * last (OpenBLAS 0.3.21 on Haswell does with 16 rows, not with 8). Either would make a token's bits depend on its batch. So
- * every product of a shape uses one row count, padded, and the row count is one that was seen to keep rows independent.
+ * A BLAS picks its inner kernel by the number of rows, and a kernel may treat the first rows of a panel otherwise
+ * than the last (OpenBLAS 0.3.21 on Haswell does with 16 rows, not with 8). Either would make a token's bits depend
+ * on its batch. So every product of a shape uses one row count, padded, and the row count is one that was seen to
+ * keep rows independent.
  *
- * Columns are cut into panels of PANEL as well: it bounds what the probe costs (a head has 150 000 columns) and what the
- * BLAS packs at once. Invariant: probe and run make exactly the same BLAS calls, up to values. */
+ * Columns are cut into panels of PANEL as well: it bounds what the probe costs (a head has 150 000 columns) and what
+ * the BLAS packs at once. Invariant: probe and run make exactly the same BLAS calls, up to values. */
 #include <cblas.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,7 +54,8 @@ static int same_bits(const probe *p, uint32_t mask, uint64_t *state)
     return 1;
 }
 
-/* Every position is taken by the row, each time among other neighbours: alone at the ends, in both halves of a chequer-board. */
+/* Every position is taken by the row, each time among other neighbours: alone at the ends, in both halves of a
+ * chequer-board. */
 static int run_probe(const probe *p, uint32_t trial)
 {
     uint64_t state = 0x5DEECE66Du ^ (uint64_t)p->k << 32 ^ (uint64_t)trial << 16 ^ p->n;

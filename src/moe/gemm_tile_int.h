@@ -18,8 +18,8 @@ typedef struct epg__gemm {
  * beside it. Sets the process's OpenBLAS to one thread. Takes up to a second for large shapes; not during capture. */
 epg_status epg__gemm_choose(uint32_t k, uint32_t n, epg__gemm *gemm);
 
-/* c[rows][n] = a[rows][k] * b[n][k] transposed, rows at most EPG__GEMM_ROWS. Both a and c have EPG__GEMM_ROWS rows: those of a
- * from `rows` on must be zero (finite would do), those of c are undefined. */
+/* c[rows][n] = a[rows][k] * b[n][k] transposed, rows at most EPG__GEMM_ROWS. Both a and c have EPG__GEMM_ROWS rows:
+ * those of a from `rows` on must be zero (finite would do), those of c are undefined. */
 void epg__gemm_run(const epg__gemm *gemm, uint32_t rows, const float *a, const float *b, float *c);
 
 /* 1 if tile `tile` keeps rows independent for this shape: what choose asks for each tile. For tests as well. */

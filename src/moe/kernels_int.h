@@ -1,8 +1,8 @@
 /* The host kernels of the MoE model. Each takes one struct of arguments, which the launch copies.
  *
- * Every kernel computes a token's row from that row alone, in an order that is fixed: it is batch-invariant. Token counts
- * are read from device memory when the kernel runs, so a captured launch serves any count up to its bucket; rows at and
- * beyond the count are left alone. */
+ * Every kernel computes a token's row from that row alone, in an order that is fixed: it is batch-invariant. Token
+ * counts are read from device memory when the kernel runs, so a captured launch serves any count up to its bucket;
+ * rows at and beyond the count are left alone. */
 #ifndef EPG_KERNELS_INT_H
 #define EPG_KERNELS_INT_H
 
@@ -17,7 +17,8 @@ typedef struct epg__rows {
     epg_dtype type;          /* of all rows in and out */
 } epg__rows;
 
-/* Blocks of EPG__GEMM_ROWS float32 rows between a kernel's products; one lane's kernels use them one after the other. */
+/* Blocks of EPG__GEMM_ROWS float32 rows between a kernel's products; one lane's kernels use them one after the other.
+ */
 typedef struct epg__blocks {
     float *in;      /* [hidden] */
     float *pair;    /* [2 * intermediate] gate, then up */

@@ -1,7 +1,7 @@
 /* Loads what one rank needs of a checkpoint into memory of the model: float32, the rank's own experts only.
  *
- * Weights are copied even where the file holds float32: the checkpoint may then be closed, and a file on a network is not
- * paged in during a step. Not its job: whether the shapes suit the group (model_host.c). */
+ * Weights are copied even where the file holds float32: the checkpoint may then be closed, and a file on a network is
+ * not paged in during a step. Not its job: whether the shapes suit the group (model_host.c). */
 #include <stdlib.h>
 #include <string.h>
 #include "core/core_int.h"

@@ -1,4 +1,5 @@
-/* The 16-bit float formats, to and from float32, rounding to nearest even. Pure arithmetic: the same bits with every compiler. */
+/* The 16-bit float formats, to and from float32, rounding to nearest even. Pure arithmetic: the same bits with every
+ * compiler. */
 #ifndef EPG_NUMBER_INT_H
 #define EPG_NUMBER_INT_H
 

@@ -2,9 +2,9 @@
  *
  * Not its job: which tensors a model needs (weights.c), and which files a checkpoint has (checkpoint_read.c).
  *
- * Format (github.com/huggingface/safetensors): 8 bytes little-endian header length, the header in JSON, the data. Each
- * header entry is {"dtype", "shape", "data_offsets": [begin, end]}, offsets relative to the data, and the tensors fill the
- * data without holes or overlaps. After epg__shard_open every tensor's bytes lie inside the map. */
+ * Format (github.com/huggingface/safetensors): 8 bytes little-endian header length, the header in JSON, the data.
+ * Each header entry is {"dtype", "shape", "data_offsets": [begin, end]}, offsets relative to the data, and the
+ * tensors fill the data without holes or overlaps. After epg__shard_open every tensor's bytes lie inside the map. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>

@@ -1,12 +1,12 @@
 /* What every rank runs this step: a pure function of all ranks' reports, so that all ranks compute the same plans.
  *
- * Words used here: a rank is *live* if it answered; a live rank that asks to join is not a *member* yet. A joining rank
- * sits this step out: it runs none of the step's pairs, although its plan names them like everybody's, and counts for
- * neither pairs, phase nor stop. It takes part from join_epoch on, the first epoch after this step.
+ * Words used here: a rank is *live* if it answered; a live rank that asks to join is not a *member* yet. A joining
+ * rank sits this step out: it runs none of the step's pairs, although its plan names them like everybody's, and
+ * counts for neither pairs, phase nor stop. It takes part from join_epoch on, the first epoch after this step.
  *
  * Invariants: pairs, join, stop and error are the same in all plans; a rank with prefill and decode work runs each
- * again after a bounded number of steps. Prefill steps in a row are bounded by prefill_burst under either policy; nothing
- * bounds decode steps, because a rank with prompts waiting decodes only once its burst is over. */
+ * again after a bounded number of steps. Prefill steps in a row are bounded by prefill_burst under either policy;
+ * nothing bounds decode steps, because a rank with prompts waiting decodes only once its burst is over. */
 #include <string.h>
 #include "graph/buckets_int.h"
 #include "step/step_int.h"

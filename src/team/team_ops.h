@@ -13,15 +13,15 @@ typedef struct epg__team_ops {
     epg_status (*allgather_end)(epg_team *team, void *out);
     epg_status (*abort)(epg_team *team, const char *reason);
 
-    /* Collective: zeroed symmetric memory, 4096-byte aligned. Fills peers[0 .. size-1] with every rank's base as this rank
-     * addresses it; peers[rank] is its own. All ranks pass the same `bytes`. */
+    /* Collective: zeroed symmetric memory, 4096-byte aligned. Fills peers[0 .. size-1] with every rank's base as this
+     * rank addresses it; peers[rank] is its own. All ranks pass the same `bytes`. */
     epg_status (*symmetric_alloc)(epg_team *team, size_t bytes, void **peers);
 
     /* Not collective; the caller knows that no peer uses it any more. */
     void (*symmetric_free)(epg_team *team, void *own);
 
-    /* Adds a function that epg_team_abort (of any rank) calls, from the aborting thread, once; at once if the team is aborted already.
-     * Removal waits for a call in progress. */
+    /* Adds a function that epg_team_abort (of any rank) calls, from the aborting thread, once; at once if the team is
+     * aborted already. Removal waits for a call in progress. */
     epg_status (*on_abort_add)(epg_team *team, void (*fn)(void *ctx), void *ctx);
     void (*on_abort_remove)(epg_team *team, void (*fn)(void *ctx), void *ctx);
 } epg__team_ops;

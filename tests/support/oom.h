@@ -1,5 +1,6 @@
-/* Makes the Nth allocation (or thread creation) of the library fail, and counts what is still allocated. Works by wrapping malloc and its
- * kin at link time, so it sees what is linked statically: the library and the test, not the C library or OpenBLAS. */
+/* Makes the Nth allocation (or thread creation) of the library fail, and counts what is still allocated. Works by
+ * wrapping malloc and its kin at link time, so it sees what is linked statically: the library and the test, not the C
+ * library or OpenBLAS. */
 #ifndef TESTS_OOM_H
 #define TESTS_OOM_H
 

@@ -31,7 +31,8 @@ typedef struct pair_experts_args {
 } pair_experts_args;
 void pair_experts_run(const void *args);
 
-/* Largest |out - expected| / max|expected| over the tokens, in double precision; 1e30 if a byte beyond the tokens changed. */
+/* Largest |out - expected| / max|expected| over the tokens, in double precision; 1e30 if a byte beyond the tokens
+ * changed. */
 double pair_error(const pair_case *c, const pair_input *in);
 
 #endif

@@ -1,5 +1,5 @@
-/* Runs one function on every rank of a team, each on its own thread. cmocka's asserts jump, so they are for the main thread only:
- * a rank's body uses RANK_CHECK, which prints and returns. */
+/* Runs one function on every rank of a team, each on its own thread. cmocka's asserts jump, so they are for the main
+ * thread only: a rank's body uses RANK_CHECK, which prints and returns. */
 #ifndef TESTS_RANKS_H
 #define TESTS_RANKS_H
 

@@ -1,5 +1,6 @@
 /* The host device's capture rules: for every capture mode, kind of captured stream and calling thread, what each call
- * answers and what it does to the capture. The expectations are the rules' own, stated here once more and apart from the device. */
+ * answers and what it does to the capture. The expectations are the rules' own, stated here once more and apart from
+ * the device. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
-/* Checkpoints: written and read again in every type and sharding; files that lie, each refused with a sentence that names
- * the file and the key or tensor; failures of memory and disk. */
+/* Checkpoints: written and read again in every type and sharding; files that lie, each refused with a sentence that
+ * names the file and the key or tensor; failures of memory and disk. */
 #include <dirent.h>
 #include <math.h>
 #include <setjmp.h>

@@ -187,7 +187,8 @@ static void check_plans(const epg_step_config *config, const epg_step_report *re
         assert_false(any_prefill && any_decode);
 }
 
-/* Reports of one rank, numbered: 0, 1 or 9 prefill tokens, 0, 1, 3 or 9 sequences, 0 or 2 speculative, streak 0 to 2, 0 or 3 pairs. */
+/* Reports of one rank, numbered: 0, 1 or 9 prefill tokens, 0, 1, 3 or 9 sequences, 0 or 2 speculative, streak 0 to 2,
+ * 0 or 3 pairs. */
 enum { REPORT_KINDS = 3 * 4 * 2 * 3 * 2 };
 static epg_step_report report_number(uint32_t number)
 {
