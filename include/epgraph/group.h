@@ -57,7 +57,7 @@ typedef struct epg_group_options {
     epg_layout layout;
     uint32_t row_align;       /* contiguous layout: a power of two; 0: 1 */
     uint32_t rows_per_expert; /* masked layout: rows kept per local expert; 0: every row that can come */
-    uint32_t max_expert_rows; /* in-place and contiguous layouts: most rows over all local experts; 0: every row that can come */
+    uint32_t max_expert_rows; /* other layouts: most rows over all local experts; 0: every row that can come */
     uint32_t timeout_ms;      /* 0: the setting EPGRAPH_TIMEOUT_MS */
     uint32_t first_epoch;     /* for tests of the epoch's wrap; 0 else */
 } epg_group_options;
@@ -81,7 +81,7 @@ typedef struct epg_dispatch_args {
     uint32_t lane;
     epg_mode mode;
     uint32_t bucket;               /* most tokens of this call, 0..max_tokens */
-    const uint32_t *tokens;        /* [1] tokens to send, at most bucket; NULL: bucket. More than bucket: the excess is dropped and counted */
+    const uint32_t *tokens;        /* [1] tokens to send; NULL: bucket. Those beyond bucket are dropped and counted */
     const void *rows;              /* [bucket][hidden] of the group's row type */
     const void *topk_ids;          /* [bucket][topk] logical expert ids, -1: not routed */
     epg_index_type topk_type;
@@ -99,7 +99,7 @@ typedef struct epg_dispatch_view {
     uint32_t local_experts;
     uint32_t first_expert;         /* physical id of local expert 0 */
     uint32_t row_capacity;         /* rows of the expert output buffer */
-    const void *rows;              /* in place: the receive buffer, row row_index[p] belongs to position p; else row p itself */
+    const void *rows;              /* position p is row row_index[p] in place, row p in the other layouts */
     const uint32_t *row_index;     /* [row_capacity], in-place layout; NULL in the others */
     const uint32_t *offsets;       /* [local_experts + 1] first position of each expert; the last is the end */
     const uint32_t *counts;        /* [local_experts] rows of each expert */
@@ -150,9 +150,10 @@ EPG_API epg_status epg_group_fill(epg_group *group, uint32_t lane, uint32_t pair
 EPG_API epg_status epg_group_rehearse(epg_group *group, int on, epg_stream stream);
 
 /* Device arrays that a caller may read or write in stream order:
- *   expert map   [logical_experts] physical id of each logical expert, identity at creation, -1: nowhere; may change between replays
- *   flags        [max_tokens] of a lane: after combine recv, 1 where token t lacks a share (a masked, void or overflowed one)
- */
+ *   expert map   [logical_experts] physical id of each logical expert, -1: nowhere; identity at creation; may change
+ *                between replays
+ *   flags        [max_tokens] of a lane: after combine recv, 1 where token t lacks a share (a masked, void
+ *                or overflowed one) */
 EPG_API epg_status epg_group_expert_map(epg_group *group, int32_t **map);
 EPG_API epg_status epg_group_flags(epg_group *group, uint32_t lane, const uint32_t **flags);
 

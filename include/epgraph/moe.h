@@ -81,7 +81,7 @@ typedef struct epg_model epg_model;
 
 typedef struct epg_model_options {
     uint32_t size;
-    int keep_states;           /* 1: keep every layer's input and the final hidden state of a step (epg_model_buffers.states) */
+    int keep_states;           /* 1: keep every layer's input and the last one's output (states) */
 } epg_model_options;
 #define EPG_MODEL_OPTIONS_INIT {sizeof(epg_model_options), 0}
 
@@ -97,10 +97,10 @@ EPG_API void epg_model_destroy(epg_model *model);
 typedef struct epg_model_buffers {
     uint32_t size;
     uint32_t *tokens;          /* [1] in: how many of ids are real */
-    int32_t *ids;              /* [max_tokens] in: token ids, 0..vocab-1; out of range counts as id 0 and is counted in bad_ids */
+    int32_t *ids;              /* [max_tokens] in: token ids, 0..vocab-1; another is taken as 0 and counted */
     int32_t *next_ids;         /* [max_tokens] out: argmax of the head, ties to the lower id */
     void *hidden;              /* [max_tokens][hidden] out: final hidden state, after the final norm, row type */
-    void *states;              /* keep_states: [layers + 1][max_tokens][hidden]: each layer's input, then the last layer's output; else NULL */
+    void *states;              /* keep_states: [layers + 1][max_tokens][hidden], inputs then last output; else NULL */
     uint32_t *bad_ids;         /* [1] token ids out of range so far */
 } epg_model_buffers;
 #define EPG_MODEL_BUFFERS_INIT {sizeof(epg_model_buffers), NULL, NULL, NULL, NULL, NULL, NULL}
