@@ -24,7 +24,9 @@ cc | gcc) need gcc 'command -v gcc || command -v cc' ;;
 *) need "${CC%% *}" "command -v ${CC%% *}" ;; # Debian's package of clang is named so, and of clang-14
 esac
 need libc6-dev "$(header argp.h)"
-need libopenblas-dev "$(header cblas.h)"
+# Other packages ship a cblas.h too, so this one is tried.
+need libopenblas-dev "printf '#include <cblas.h>\\nint main(void) { openblas_set_num_threads(1); return 0; }' |
+	${CC:-cc} -x c -Werror -o /dev/null - -lopenblas"
 need libjansson-dev "$(header jansson.h)"
 [ -z "$tests" ] || need libcmocka-dev "$(header cmocka.h)"
 [ -z "$missing" ] && exit 0
