@@ -3,25 +3,8 @@
  * A partial sum adds a token's expert rows in top-k order, in float32, and is rounded to the row type; the owner adds
  * partial sums in rank order, in float32, and rounds again. Both forms do the same additions in the same order. They
  * differ in the order in which sources are served: rank order, or the own successor first. */
+#include "core/number_int.h"
 #include "ep/lane_int.h"
-
-static float bf16_to_float(uint16_t bits)
-{
-    uint32_t wide = (uint32_t)bits << 16;
-    float value;
-    memcpy(&value, &wide, sizeof value);
-    return value;
-}
-
-/* Round to nearest, ties to even; a NaN stays one. */
-static uint16_t float_to_bf16(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    if ((bits & 0x7FFFFFFFu) > 0x7F800000u)
-        return (uint16_t)(bits >> 16 | 0x40u);
-    return (uint16_t)((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
-}
 
 static void add_row(const epg__lane *lane, const void *row, float weight)
 {
@@ -32,7 +15,7 @@ static void add_row(const epg__lane *lane, const void *row, float weight)
             sum[i] += weight * ((const float *)row)[i];
     else
         for (uint32_t i = 0; i < hidden; i++)
-            sum[i] += weight * bf16_to_float(((const uint16_t *)row)[i]);
+            sum[i] += weight * epg__bf16_to_float(((const uint16_t *)row)[i]);
 }
 
 static void store_sum(const epg__lane *lane, void *row)
@@ -42,7 +25,7 @@ static void store_sum(const epg__lane *lane, void *row)
         epg__rows_store(row, lane->sum, hidden * sizeof(float));
     else
         for (uint32_t i = 0; i < hidden; i++)
-            ((uint16_t *)row)[i] = float_to_bf16(lane->sum[i]);
+            ((uint16_t *)row)[i] = epg__float_to_bf16(lane->sum[i]);
 }
 
 static void clear_sum(const epg__lane *lane) { memset(lane->sum, 0, lane->wire->geometry.hidden * sizeof(float)); }

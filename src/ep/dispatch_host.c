@@ -114,16 +114,12 @@ static int open_pair(sender *s, int is_void)
     if (lane->pair->rehearsed)
         return 0;
     s->tokens = asked < s->user->bucket ? asked : s->user->bucket;
-    if (is_void)
-        s->tokens = 0;
-    else if (asked > s->user->bucket) {
-        epg__count(lane, EPG_COUNT_DROPPED_TOKENS, asked - s->user->bucket);
-        lane->pair->epoch = own->epoch + 1;
+    lane->pair->epoch = ++own->epoch;
+    lane->pair->tokens = s->tokens;
+    if (asked > s->tokens) {
+        epg__count(lane, EPG_COUNT_DROPPED_TOKENS, asked - s->tokens);
         epg__record_failure(lane, EPG_ERR_OVERFLOW, EPG_OP_DISPATCH_SEND, lane->rank, s->user->bucket, asked);
     }
-    own->epoch++;
-    lane->pair->epoch = own->epoch;
-    lane->pair->tokens = s->tokens;
     epg__count(lane, EPG_COUNT_PAIRS, 1);
     return 1;
 }
@@ -144,10 +140,10 @@ static void close_send(const sender *s)
 /* The rank to serve in turn i: all of them, this rank's successor first and itself last. */
 static uint32_t turn(const epg__lane *lane, uint32_t i) { return (lane->rank + 1 + i) % lane->ranks; }
 
-static void signal_rank(const epg__lane *lane, uint32_t kind, uint32_t peer, uint32_t count, int is_void)
+static void signal_rank(const epg__lane *lane, uint32_t peer)
 {
     if (epg__rank_alive(lane, peer))
-        epg__send_signal(lane, kind, peer, count, is_void);
+        epg__send_signal(lane, EPG_WIRE_DISPATCH, peer, lane->sent[peer], 0);
 }
 
 void epg__dispatch_send_ll_host(const void *raw)
@@ -166,7 +162,7 @@ void epg__dispatch_send_ll_host(const void *raw)
                 send_row(&s, t, chosen, shares[i]);
     }
     for (uint32_t i = 0; i < s.lane->ranks; i++)
-        signal_rank(s.lane, EPG_WIRE_DISPATCH, turn(s.lane, i), s.lane->sent[turn(s.lane, i)], 0);
+        signal_rank(s.lane, turn(s.lane, i));
     close_send(&s);
 }
 
@@ -201,7 +197,7 @@ void epg__dispatch_send_ht_host(const void *raw)
     for (uint32_t i = 0; i < s.lane->ranks; i++) {
         uint32_t peer = turn(s.lane, i);
         send_rank(&s, peer);
-        signal_rank(s.lane, EPG_WIRE_DISPATCH, peer, s.lane->sent[peer], 0);
+        signal_rank(s.lane, peer);
     }
 }
 

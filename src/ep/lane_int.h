@@ -52,7 +52,6 @@ typedef struct epg__dispatch_send_args {
 } epg__dispatch_send_args;
 typedef struct epg__half_args {
     epg__lane *lane;
-    epg_mode mode;
     int is_void;
     const void *expert_rows;
     void *out;

@@ -102,7 +102,7 @@ static epg_status enqueue_half(epg_group *g, uint32_t lane, epg_operation operat
                                void *out, epg_stream stream)
 {
     epg_mode mode = g->order[lane].mode;
-    epg__half_args args = {&g->lanes[lane], mode, is_void, rows, out};
+    epg__half_args args = {&g->lanes[lane], is_void, rows, out};
     void (*kernel)(const void *) = epg__combine_recv_host;
     if (operation == EPG_OP_DISPATCH_RECV)
         kernel = mode == EPG_MODE_LL ? epg__dispatch_recv_ll_host : epg__dispatch_recv_ht_host;

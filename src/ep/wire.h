@@ -39,7 +39,7 @@ _Static_assert(sizeof(epg_wire_record) == 48, "record layout");
 
 enum {
     EPG_COUNT_PAIRS, EPG_COUNT_DROPPED_TOKENS, EPG_COUNT_DROPPED_ROWS, EPG_COUNT_BAD_IDS, EPG_COUNT_FLAGGED,
-    EPG_COUNT_TIMEOUTS, EPG_COUNT_SPARE_1, EPG_COUNT_SPARE_2, EPG_COUNTERS
+    EPG_COUNT_TIMEOUTS, EPG_COUNTERS
 };
 
 typedef struct epg_wire_header {
@@ -53,7 +53,7 @@ typedef struct epg_wire_header {
     epg_wire_record record;
     uint64_t counters[EPG_COUNTERS]; /* writer: the owner's kernels */
 } epg_wire_header;
-_Static_assert(sizeof(epg_wire_header) == 152, "header layout");
+_Static_assert(sizeof(epg_wire_header) == 136, "header layout");
 
 typedef struct epg_wire_lane {
     uint32_t epoch;                 /* of the last dispatch send; writer: the owner's dispatch send */

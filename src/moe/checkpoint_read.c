@@ -10,7 +10,7 @@
 #include <unistd.h>
 #include "core/core_int.h"
 #include "moe/checkpoint_int.h"
-#include "moe/number_int.h"
+#include "core/number_int.h"
 
 static int by_name(const void *left, const void *right)
 {

@@ -12,7 +12,7 @@
 #include <unistd.h>
 #include "core/core_int.h"
 #include "moe/checkpoint_int.h"
-#include "moe/number_int.h"
+#include "core/number_int.h"
 
 enum { CHUNK = 1 << 16 }; /* elements made at a time */
 

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 #include "moe/kernels_int.h"
-#include "moe/number_int.h"
+#include "core/number_int.h"
 
 static uint32_t live(const epg__rows *rows)
 {

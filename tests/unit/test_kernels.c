@@ -9,7 +9,7 @@
 #include <string.h>
 #include <cmocka.h>
 #include "moe/kernels_int.h"
-#include "moe/number_int.h"
+#include "core/number_int.h"
 
 enum { HIDDEN = 8, EXPERTS = 6, TOKENS = 20 };
 
