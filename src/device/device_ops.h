@@ -5,6 +5,7 @@
 #define EPG_DEVICE_OPS_H
 
 #include "core/core_int.h"
+#include "device/host_kernel_int.h"
 #include "epgraph/device.h"
 
 typedef struct epg__device_ops {
@@ -56,6 +57,7 @@ struct epg_device {
     epg_log_fn log;
     void *log_ctx;
     epg_log_level log_level;
+    epg__simulator *simulator; /* NULL, but on a simulated device; for the wrappers of host_kernel_int.h */
 };
 
 /* Hands a line to the device's log callback, if its level is wanted. */

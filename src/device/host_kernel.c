@@ -10,15 +10,23 @@
 #include <unistd.h>
 #include "device/host_kernel_int.h"
 
-void epg__doorbell_ring(epg__doorbell *bell)
+void epg__doorbell_ring(epg__simulator *sim, epg__doorbell *bell)
 {
+    if (sim) {
+        sim->ops->ring(sim, bell);
+        return;
+    }
     __atomic_add_fetch(&bell->rings, 1, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&bell->waiters, __ATOMIC_SEQ_CST) != 0)
         syscall(SYS_futex, &bell->rings, FUTEX_WAKE, 1 << 30, NULL, NULL, 0);
 }
 
-void epg__doorbell_wait(epg__doorbell *bell, uint32_t seen, uint64_t ns)
+void epg__doorbell_wait(epg__simulator *sim, epg__doorbell *bell, uint32_t seen, uint64_t ns)
 {
+    if (sim) {
+        sim->ops->wait(sim, bell, seen, ns);
+        return;
+    }
     struct timespec bound = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
     __atomic_add_fetch(&bell->waiters, 1, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&bell->rings, __ATOMIC_SEQ_CST) == seen)

@@ -6,26 +6,59 @@
 #include "core/number_int.h"
 #include "ep/lane_int.h"
 
-static void add_row(const epg__lane *lane, const void *row, float weight)
+static void add_part(const epg__lane *lane, const void *row, float weight, uint32_t at, uint32_t end)
 {
-    uint32_t hidden = lane->wire->geometry.hidden;
     float *sum = lane->sum;
     if (lane->wire->geometry.row_type == EPG_FLOAT32)
-        for (uint32_t i = 0; i < hidden; i++)
+        for (uint32_t i = at; i < end; i++)
             sum[i] += weight * ((const float *)row)[i];
     else
-        for (uint32_t i = 0; i < hidden; i++)
+        for (uint32_t i = at; i < end; i++)
             sum[i] += weight * epg__bf16_to_float(((const uint16_t *)row)[i]);
 }
 
-static void store_sum(const epg__lane *lane, void *row)
+/* `sim`: NULL for a row in memory that no other rank writes. */
+static void add_row(const epg__lane *lane, epg__simulator *sim, const char *row, float weight)
+{
+    uint32_t hidden = lane->wire->geometry.hidden, stride = epg__rows_stride(sim, hidden);
+    size_t width = lane->wire->row_bytes / hidden;
+    for (uint32_t at = 0, end; at < hidden; at = end) {
+        end = hidden - at < stride ? hidden : at + stride;
+        epg__data_look(sim, "reads a returned row", row + at * width, (end - at) * width);
+        add_part(lane, row, weight, at, end);
+    }
+}
+
+static void sum_to_bf16(const float *sum, uint16_t *to, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        to[i] = epg__float_to_bf16(sum[i]);
+}
+
+/* Stores the sum where another rank reads it. */
+static void return_sum(const epg__lane *lane, char *row)
+{
+    uint32_t hidden = lane->wire->geometry.hidden;
+    uint16_t part[128];
+    if (lane->wire->geometry.row_type == EPG_FLOAT32) {
+        epg__rows_store(lane->sim, row, lane->sum, hidden * sizeof(float));
+        return;
+    }
+    for (uint32_t at = 0, count; at < hidden; at += count) {
+        count = hidden - at < EPG__COUNT_OF(part) ? hidden - at : (uint32_t)EPG__COUNT_OF(part);
+        sum_to_bf16(lane->sum + at, part, count);
+        epg__rows_store(lane->sim, row + at * sizeof *part, part, count * sizeof *part);
+    }
+}
+
+/* Stores the sum in this rank's own output. */
+static void hand_out_sum(const epg__lane *lane, void *row)
 {
     uint32_t hidden = lane->wire->geometry.hidden;
     if (lane->wire->geometry.row_type == EPG_FLOAT32)
-        epg__rows_store(row, lane->sum, hidden * sizeof(float));
+        memcpy(row, lane->sum, hidden * sizeof(float));
     else
-        for (uint32_t i = 0; i < hidden; i++)
-            ((uint16_t *)row)[i] = epg__float_to_bf16(lane->sum[i]);
+        sum_to_bf16(lane->sum, row, hidden);
 }
 
 static void clear_sum(const epg__lane *lane) { memset(lane->sum, 0, lane->wire->geometry.hidden * sizeof(float)); }
@@ -42,15 +75,17 @@ static void return_row(const epg__lane *lane, const char *expert_rows, uint32_t 
     char *there = epg__lane_at(w, lane->peers[source], lane->number);
     size_t index = epg__slot_index(w, bank, lane->rank, slot);
 
+    EPG__NOTE(lane->sim, "to rank %u, slot %u, epoch %u", source, slot, lane->pair->epoch);
+    epg__data_look(lane->sim, "reads the meta", meta, w->meta_bytes);
     clear_sum(lane);
     for (uint32_t k = 0; k < meta->count; k++) {
         if (place[k] == EPG_WIRE_NONE)
             missing = 1;
         else
-            add_row(lane, expert_rows + (size_t)place[k] * w->row_bytes, routes[k].weight);
+            add_row(lane, NULL, expert_rows + (size_t)place[k] * w->row_bytes, routes[k].weight);
     }
-    *epg__mark_at(w, there, index) = missing;
-    store_sum(lane, epg__return_at(w, there, index));
+    epg__mark_store(lane->sim, epg__mark_at(w, there, index), missing);
+    return_sum(lane, epg__return_at(w, there, index));
 }
 
 static void return_rank(const epg__half_args *args, uint32_t source)
@@ -98,10 +133,12 @@ static uint32_t collect_token(const epg__lane *lane, uint32_t token, void *out)
             continue;
         }
         size_t index = epg__slot_index(w, bank, shares[i].rank, shares[i].slot);
+        EPG__NOTE(lane->sim, "of rank %u, slot %u, epoch %u", shares[i].rank, shares[i].slot, lane->pair->epoch);
+        epg__data_look(lane->sim, "reads a mark", epg__mark_at(w, own, index), sizeof(uint32_t));
         missing |= *epg__mark_at(w, own, index);
-        add_row(lane, epg__return_at(w, own, index), 1.0f);
+        add_row(lane, lane->sim, epg__return_at(w, own, index), 1.0f);
     }
-    store_sum(lane, (char *)out + (size_t)token * w->row_bytes);
+    hand_out_sum(lane, (char *)out + (size_t)token * w->row_bytes);
     return missing;
 }
 

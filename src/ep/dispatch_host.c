@@ -87,18 +87,23 @@ static void send_row(const sender *s, uint32_t token, const uint32_t *chosen, ep
     const epg_wire_layout *w = lane->wire;
     char *there = epg__lane_at(w, lane->peers[share.rank], lane->number);
     size_t index = epg__slot_index(w, lane->pair->epoch & 1, lane->rank, share.slot);
-    epg_wire_meta *meta = epg__meta_at(w, there, index);
-    epg_wire_route *routes = epg__routes_of(meta);
+    struct {
+        epg_wire_meta head;
+        epg_wire_route routes[EPG_TOPK_MAX];
+    } meta;
     uint32_t count = 0;
     for (uint32_t k = 0; k < w->geometry.topk; k++) {
         if (chosen[k] == EPG_WIRE_NONE || chosen[k] / lane->local_experts != share.rank)
             continue;
         size_t at = (size_t)token * w->geometry.topk + k;
-        routes[count].expert = chosen[k] % lane->local_experts;
-        routes[count++].weight = s->user->topk_weights ? s->user->topk_weights[at] : 1.0f;
+        meta.routes[count].expert = chosen[k] % lane->local_experts;
+        meta.routes[count++].weight = s->user->topk_weights ? s->user->topk_weights[at] : 1.0f;
     }
-    *meta = (epg_wire_meta){token, count};
-    epg__rows_store(epg__row_at(w, there, index), (const char *)s->user->rows + (size_t)token * w->row_bytes, w->row_bytes);
+    meta.head = (epg_wire_meta){token, count};
+    EPG__NOTE(lane->sim, "of token %u to rank %u, slot %u, epoch %u", token, share.rank, share.slot, lane->pair->epoch);
+    epg__meta_store(lane->sim, epg__meta_at(w, there, index), &meta, sizeof meta.head + count * sizeof *meta.routes);
+    epg__rows_store(lane->sim, epg__row_at(w, there, index), (const char *)s->user->rows + (size_t)token * w->row_bytes,
+                    w->row_bytes);
 }
 
 /* Opens the pair; 0 under rehearsal. */
@@ -107,9 +112,9 @@ static int open_pair(sender *s, int is_void)
     epg__lane *lane = s->lane;
     epg_wire_header *header = epg__header_of(lane, lane->rank);
     epg_wire_lane *own = (epg_wire_lane *)epg__own_lane(lane);
-    uint32_t asked = is_void ? 0 : s->user->tokens ? epg__word_load(s->user->tokens) : s->user->bucket;
+    uint32_t asked = is_void ? 0 : s->user->tokens ? epg__word_load(lane->sim, s->user->tokens) : s->user->bucket;
 
-    *lane->pair = (epg__pair_state){lane->pair->epoch, 0, epg__word_load(&header->rehearsal) != 0, 0};
+    *lane->pair = (epg__pair_state){lane->pair->epoch, 0, epg__word_load(lane->sim, &header->rehearsal) != 0, 0};
     memset(lane->sent, 0, lane->ranks * sizeof *lane->sent);
     if (lane->pair->rehearsed)
         return 0;
@@ -213,8 +218,12 @@ static uint32_t await_rows(const epg__lane *lane, uint32_t source)
 
 static epg_wire_meta *meta_of(const epg__lane *lane, uint32_t source, uint32_t slot)
 {
-    return epg__meta_at(lane->wire, epg__own_lane(lane),
-                        epg__slot_index(lane->wire, lane->pair->epoch & 1, source, slot));
+    uint32_t epoch = lane->pair->epoch;
+    epg_wire_meta *meta = epg__meta_at(lane->wire, epg__own_lane(lane),
+                                       epg__slot_index(lane->wire, epoch & 1, source, slot));
+    EPG__NOTE(lane->sim, "of rank %u, slot %u, epoch %u", source, slot, epoch);
+    epg__data_look(lane->sim, "reads the meta", meta, lane->wire->meta_bytes);
+    return meta;
 }
 
 /* Adds one source's rows to the experts' counts. */
@@ -275,7 +284,8 @@ static void place_row(epg__lane *lane, uint32_t source, uint32_t slot)
         if (lane->layout == EPG_LAYOUT_IN_PLACE)
             lane->row_index[at] = (uint32_t)index;
         else
-            memcpy(lane->expert_rows + (size_t)at * w->row_bytes, epg__row_at(w, epg__own_lane(lane), index), w->row_bytes);
+            epg__rows_load(lane->sim, lane->expert_rows + (size_t)at * w->row_bytes,
+                           epg__row_at(w, epg__own_lane(lane), index), w->row_bytes);
     }
 }
 

@@ -1,6 +1,7 @@
 /* Groups: creation with the comparison of geometries, failures, statistics. Enqueueing is in pair.c. */
 #include <stdlib.h>
 #include <string.h>
+#include "device/device_ops.h"
 #include "ep/group_state_int.h"
 #include "team/team_ops.h"
 
@@ -161,8 +162,8 @@ static void on_abort(void *ctx)
 {
     epg_group *g = ctx;
     epg_wire_header *header = g->peers[epg_team_rank(g->team)];
-    epg__word_store(&header->aborted, 1); /* partner: look() in wait_host.c */
-    epg__doorbell_ring(&header->bell);
+    epg__word_store(g->device->simulator, &header->aborted, 1); /* partner: look() in wait_host.c */
+    epg__doorbell_ring(g->device->simulator, &header->bell);
 }
 
 /* Puts the region in its first state: nobody masked, no signal ever sent. */
@@ -193,6 +194,7 @@ static epg_status make_local(epg_group *g, uint32_t spin)
     for (uint32_t l = 0; l < g->options.lanes; l++) {
         epg__lane *lane = &g->lanes[l];
         lane->device = g->device;
+        lane->sim = g->device->simulator;
         lane->rank = rank;
         lane->first_expert = rank * lane->local_experts;
         lane->spin = spin;
@@ -351,7 +353,7 @@ epg_status epg_group_check(epg_group *group, epg_group_record *record)
     if (record)
         EPG__CHECK_SIZE(record, sizeof *record);
     const epg_wire_record *r = &own_header(group)->record;
-    if (epg__word_load(&r->taken) == 2) { /* partner: epg__record_failure */
+    if (epg__word_load(group->device->simulator, &r->taken) == 2) { /* partner: epg__record_failure */
         found.status = (epg_status)r->status;
         found.operation = (epg_operation)r->operation;
         found.lane = r->lane;
@@ -369,7 +371,7 @@ epg_status epg_group_check(epg_group *group, epg_group_record *record)
 epg_status epg_group_clear_record(epg_group *group)
 {
     EPG_TRY(need(group, group));
-    epg__word_store(&own_header(group)->record.taken, 0);
+    epg__word_store(group->device->simulator, &own_header(group)->record.taken, 0);
     return EPG_OK;
 }
 
@@ -389,7 +391,7 @@ epg_status epg_group_alive(epg_group *group, uint32_t rank, int *alive)
 {
     EPG_TRY(need(group, alive));
     EPG_TRY(check_peer(group, rank));
-    *alive = epg__word_load(mask_word(group, rank)) == 0;
+    *alive = epg__word_load(group->device->simulator, mask_word(group, rank)) == 0;
     return EPG_OK;
 }
 
@@ -399,8 +401,8 @@ epg_status epg_group_mask(epg_group *group, uint32_t rank)
     EPG_TRY(check_peer(group, rank));
     if (rank == epg_team_rank(group->team))
         return epg__fail(EPG_ERR_INVALID, "rank %u cannot mask itself", rank);
-    epg__word_store(mask_word(group, rank), 1);
-    epg__doorbell_ring(&own_header(group)->bell);
+    epg__word_store(group->device->simulator, mask_word(group, rank), 1);
+    epg__doorbell_ring(group->device->simulator, &own_header(group)->bell);
     return EPG_OK;
 }
 

@@ -20,6 +20,7 @@ typedef struct epg__pair_state {
 typedef struct epg__lane {
     const epg_wire_layout *wire;
     epg_device *device;
+    epg__simulator *sim;         /* the device's */
     uint32_t number, rank, ranks, local_experts, first_expert;
     uint32_t layout, row_align, rows_per_expert, row_capacity, fan; /* fan: most shares of a token, min(topk, ranks) */
     uint32_t spin;
@@ -82,7 +83,7 @@ static inline uint32_t *epg__mask_of(const epg__lane *lane, uint32_t rank)
 }
 static inline int epg__rank_alive(const epg__lane *lane, uint32_t rank)
 {
-    return epg__word_load(&epg__mask_of(lane, lane->rank)[rank]) == 0;
+    return epg__word_load(lane->sim, &epg__mask_of(lane, lane->rank)[rank]) == 0;
 }
 static inline char *epg__own_lane(const epg__lane *lane)
 {

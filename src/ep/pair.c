@@ -215,6 +215,7 @@ epg_status epg_group_fill(epg_group *group, uint32_t lane, uint32_t pairs, epg_e
 }
 
 typedef struct rehearsal_args {
+    epg__simulator *sim;
     uint32_t *word;
     uint32_t on;
 } rehearsal_args;
@@ -222,7 +223,7 @@ typedef struct rehearsal_args {
 static void set_rehearsal(const void *raw)
 {
     const rehearsal_args *args = raw;
-    epg__word_store(args->word, args->on);
+    epg__word_store(args->sim, args->word, args->on);
 }
 
 epg_status epg_group_rehearse(epg_group *group, int on, epg_stream stream)
@@ -232,7 +233,7 @@ epg_status epg_group_rehearse(epg_group *group, int on, epg_stream stream)
     if (capture_of(group, stream) != 0)
         return epg__fail(EPG_ERR_STATE, "a rehearsal cannot be captured");
     epg_wire_header *header = group->peers[epg_team_rank(group->team)];
-    rehearsal_args args = {&header->rehearsal, on != 0};
+    rehearsal_args args = {group->lanes[0].sim, &header->rehearsal, on != 0};
     return epg_host_launch(group->device, stream, set_rehearsal, &args, sizeof args, "rehearsal");
 }
 

@@ -24,7 +24,7 @@ void epg__record_failure(const epg__lane *lane, epg_status status, epg_operation
     record->expected = expected;
     record->seen = seen;
     record->time_ns = now_ns(lane);
-    epg__word_store(&record->taken, 2); /* partner: epg_group_check */
+    epg__word_store(lane->sim, &record->taken, 2); /* partner: epg_group_check */
 }
 
 void epg__send_signal(const epg__lane *lane, uint32_t kind, uint32_t peer, uint32_t count, int is_void)
@@ -33,9 +33,10 @@ void epg__send_signal(const epg__lane *lane, uint32_t kind, uint32_t peer, uint3
     uint32_t epoch = lane->pair->epoch;
     char *there = epg__lane_at(w, lane->peers[peer], lane->number);
     uint32_t incarnation = epg__header_of(lane, lane->rank)->incarnation;
-    epg__signal_store(epg__signal_at(w, there, kind, epoch & 1, lane->rank),
+    EPG__NOTE(lane->sim, "to rank %u, epoch %u, %u rows%s", peer, epoch, count, is_void ? ", void" : "");
+    epg__signal_store(lane->sim, epg__signal_at(w, there, kind, epoch & 1, lane->rank),
                       epg__signal_make(epoch, incarnation, count, is_void));
-    epg__doorbell_ring(&epg__header_of(lane, peer)->bell);
+    epg__doorbell_ring(lane->sim, &epg__header_of(lane, peer)->bell);
 }
 
 /* The rank that `rank` waits for, in any lane; EPG_WIRE_NONE if it waits for nobody. */
@@ -43,7 +44,7 @@ static uint32_t waits_for(const epg__lane *lane, uint32_t rank)
 {
     for (uint32_t l = 0; l < lane->wire->geometry.lanes; l++) {
         const epg_wire_lane *header = (const epg_wire_lane *)epg__lane_at(lane->wire, lane->peers[rank], l);
-        uint64_t waiting = epg__signal_load(&header->waiting);
+        uint64_t waiting = epg__signal_load(lane->sim, &header->waiting);
         if (waiting)
             return epg__waiting_peer(waiting);
     }
@@ -63,7 +64,7 @@ static void lose(const wait_state *s, epg_status status, uint64_t seen)
 {
     const epg__lane *lane = s->lane;
     epg__record_failure(lane, status, s->operation, s->peer, lane->pair->epoch, epg__signal_epoch(seen));
-    epg__word_store(&epg__mask_of(lane, lane->rank)[s->peer], 1); /* on an abort too: its rows may not be overwritten */
+    epg__word_store(lane->sim, &epg__mask_of(lane, lane->rank)[s->peer], 1); /* on an abort too: its rows may not be overwritten */
     if (status == EPG_ERR_TIMEOUT)
         epg__count(lane, EPG_COUNT_TIMEOUTS, 1);
 }
@@ -90,7 +91,7 @@ static int look(wait_state *s, uint32_t *count)
     const epg__lane *lane = s->lane;
     uint32_t epoch = lane->pair->epoch;
     uint32_t incarnation = ((uint32_t *)((char *)lane->peers[lane->rank] + lane->wire->incarnation))[s->peer];
-    uint64_t signal = epg__signal_load(s->word);
+    uint64_t signal = epg__signal_load(lane->sim, s->word);
     if (signal != 0 && epg__signal_incarnation(signal) == (incarnation & 0xFFu)) {
         if (epg__signal_epoch(signal) == epoch) {
             *count = epg__signal_count(signal);
@@ -103,11 +104,11 @@ static int look(wait_state *s, uint32_t *count)
     }
     if (!epg__rank_alive(lane, s->peer))
         return -1;
-    if (epg__word_load(&epg__header_of(lane, lane->rank)->aborted)) {
+    if (epg__word_load(lane->sim, &epg__header_of(lane, lane->rank)->aborted)) {
         lose(s, EPG_ERR_ABORTED, signal);
         return -1;
     }
-    if (epg__word_load(&epg__mask_of(lane, s->peer)[lane->rank])) {
+    if (epg__word_load(lane->sim, &epg__mask_of(lane, s->peer)[lane->rank])) {
         lose(s, EPG_ERR_MASKED, signal);
         return -1;
     }
@@ -124,7 +125,7 @@ static int wait_longer(wait_state *s, uint32_t *count)
     s->start = now_ns(lane);
     s->deadline = s->start + lane->timeout_ns;
     for (uint32_t polls = 0;; polls++) {
-        uint32_t seen = epg__doorbell_seen(bell);
+        uint32_t seen = epg__doorbell_seen(lane->sim, bell);
         if ((found = look(s, count)) != 0)
             return found;
         if (polls < lane->spin)
@@ -132,13 +133,13 @@ static int wait_longer(wait_state *s, uint32_t *count)
         uint64_t now = now_ns(lane);
         if (now >= s->deadline && is_to_blame(s, now)) {
             if ((found = look(s, count)) == 0) {
-                lose(s, EPG_ERR_TIMEOUT, epg__signal_load(s->word));
+                lose(s, EPG_ERR_TIMEOUT, epg__signal_load(lane->sim, s->word));
                 found = -1;
             }
             return found;
         }
         uint64_t left = s->deadline > now ? s->deadline - now : slice;
-        epg__doorbell_wait(bell, seen, left < slice ? left : slice);
+        epg__doorbell_wait(lane->sim, bell, seen, left < slice ? left : slice);
     }
 }
 
@@ -150,14 +151,15 @@ int epg__await_signal(const epg__lane *lane, uint32_t kind, uint32_t peer, uint3
     epg_operation operation = kind == EPG_WIRE_DISPATCH ? EPG_OP_DISPATCH_RECV : EPG_OP_COMBINE_RECV;
     wait_state s = {lane, kind, peer, operation, epg__signal_at(w, own, kind, epoch & 1, peer), 0, 0, 0};
 
+    EPG__NOTE(lane->sim, "of rank %u, epoch %u", peer, epoch);
     if (!epg__rank_alive(lane, peer))
         return 0;
     int found = look(&s, count);
     if (found == 0) {
         uint64_t *published = &((epg_wire_lane *)own)->waiting;
-        epg__signal_store(published, epg__waiting_make(operation, peer, epoch)); /* partner: waits_for */
+        epg__signal_store(lane->sim, published, epg__waiting_make(operation, peer, epoch)); /* partner: waits_for */
         found = wait_longer(&s, count);
-        epg__signal_store(published, 0);
+        epg__signal_store(lane->sim, published, 0);
     }
     return found > 0;
 }
