@@ -5,7 +5,8 @@
  *
  * A stream is a plain handle with CUDA's special values: NULL and EPG_STREAM_LEGACY are the legacy stream. Work on
  * the legacy stream waits for all earlier work in blocking streams, and later work in blocking streams waits for it;
- * non-blocking streams take no part in that.
+ * non-blocking streams take no part in that. EPG_STREAM_PER_THREAD is a blocking stream of the calling thread's own,
+ * made at its first use; it may be captured like any other, and it cannot be destroyed.
  *
  * A device and its handles may be used from several threads at once; one stream's calls take effect in the order in
  * which they return. Every handle must be destroyed before its device. */
@@ -29,9 +30,12 @@ typedef struct epg_exec_st *epg_exec;       /* an instantiated graph, ready to l
 #define EPG_STREAM_LEGACY ((epg_stream)(uintptr_t)0x1)
 #define EPG_STREAM_PER_THREAD ((epg_stream)(uintptr_t)0x2)
 
-typedef enum epg_device_kind { EPG_DEVICE_HOST = 0 } epg_device_kind;
+typedef enum epg_device_kind { EPG_DEVICE_HOST = 0, EPG_DEVICE_CUDA = 1 } epg_device_kind;
 typedef enum epg_stream_kind { EPG_STREAM_BLOCKING = 0, EPG_STREAM_NONBLOCKING = 1 } epg_stream_kind;
-typedef enum epg_memory_kind { EPG_MEMORY_DEVICE = 0, EPG_MEMORY_PINNED = 1 } epg_memory_kind;
+
+/* DEVICE: the device's own. PINNED: the host's, page-locked, for copies that run beside other work. MAPPED: pinned, and
+ * kernels may read and write it too, at the same address. */
+typedef enum epg_memory_kind { EPG_MEMORY_DEVICE = 0, EPG_MEMORY_PINNED = 1, EPG_MEMORY_MAPPED = 2 } epg_memory_kind;
 typedef enum epg_capture_mode {
     EPG_CAPTURE_GLOBAL = 0,
     EPG_CAPTURE_THREAD_LOCAL = 1,
@@ -99,13 +103,40 @@ EPG_API epg_status epg_stream_wait_event(epg_device *device, epg_stream stream, 
 
 /* ---- memory. Zero-filled. Both calls are "potentially unsafe" in the sense of the capture modes. ---- */
 EPG_API epg_status epg_memory_alloc(epg_device *device, epg_memory_kind kind, size_t bytes, void **memory);
+
+/* Also takes (as EPG_MEMORY_DEVICE) what epg_memory_alloc_async gave, once all work that uses it is done. */
 EPG_API epg_status epg_memory_free(epg_device *device, epg_memory_kind kind, void *memory);
+
+/* Stream-ordered allocation of device memory, from a pool. What it holds at first is not defined. The memory may be used
+ * by work that comes after the alloc and before the free in the order of streams and events; memory freed in a stream may
+ * be handed out again there before the free has run.
+ *
+ * On a capturing stream both become nodes, and the address belongs to the graph: the same in every replay. Memory that
+ * the graph allocates and does not free stays allocated after a launch; until it is freed (by either call, outside of
+ * the graph or by another graph) the next launch of the graph is EPG_ERR_INVALID. A graph with such nodes has one
+ * executable at a time. Memory that was not allocated by a graph cannot be freed during capture: EPG_ERR_INVALID, and
+ * the capture is invalidated.
+ *
+ * Outside of the stream's own capture both are potentially unsafe, on the legacy stream 906 while a blocking stream
+ * captures. Freeing NULL does nothing. */
+EPG_API epg_status epg_memory_alloc_async(epg_device *device, size_t bytes, epg_stream stream, void **memory);
+EPG_API epg_status epg_memory_free_async(epg_device *device, void *memory, epg_stream stream);
+
+/* Gives back what the pool holds unused, until it holds no more than `keep` bytes, used ones included. Potentially
+ * unsafe. */
+EPG_API epg_status epg_memory_trim(epg_device *device, size_t keep);
+
+/* Bytes that can still be allocated, and bytes there are; a look that other programs may have outdated. May run during
+ * capture. */
+EPG_API epg_status epg_memory_info(epg_device *device, uint64_t *free_bytes, uint64_t *total_bytes);
 
 /* Stream-ordered; may run during capture, where each becomes a node. */
 EPG_API epg_status epg_memcpy_async(epg_device *device, void *to, const void *from, size_t bytes, epg_stream stream);
 EPG_API epg_status epg_memset_async(epg_device *device, void *to, int value, size_t bytes, epg_stream stream);
 
-/* On the legacy stream, and waited for. */
+/* On the legacy stream, and waited for where either end is memory that the host reads or writes. A copy within device
+ * memory, or a memset of it, may return earlier: all that comes later on the device's blocking streams sees it. During
+ * capture: as any work on the legacy stream. */
 EPG_API epg_status epg_memcpy(epg_device *device, void *to, const void *from, size_t bytes);
 EPG_API epg_status epg_memset(epg_device *device, void *to, int value, size_t bytes);
 

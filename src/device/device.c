@@ -205,7 +205,7 @@ epg_status epg_stream_wait_event(epg_device *device, epg_stream stream, epg_even
 
 static epg_status check_memory_kind(epg_memory_kind kind, const char *what)
 {
-    if (kind != EPG_MEMORY_DEVICE && kind != EPG_MEMORY_PINNED)
+    if (kind != EPG_MEMORY_DEVICE && kind != EPG_MEMORY_PINNED && kind != EPG_MEMORY_MAPPED)
         return epg__fail(EPG_ERR_INVALID, "%s: no memory kind %d", what, (int)kind);
     return EPG_OK;
 }
@@ -231,6 +231,33 @@ epg_status epg_memory_free(epg_device *device, epg_memory_kind kind, void *memor
     NEED(device);
     EPG_TRY(check_memory_kind(kind, __func__));
     return device->ops->memory_free(device, kind, memory);
+}
+
+epg_status epg_memory_alloc_async(epg_device *device, size_t bytes, epg_stream stream, void **memory)
+{
+    NEED(device);
+    NEED(memory);
+    return device->ops->memory_alloc_async(device, bytes, stream, memory);
+}
+
+epg_status epg_memory_free_async(epg_device *device, void *memory, epg_stream stream)
+{
+    NEED(device);
+    return device->ops->memory_free_async(device, memory, stream);
+}
+
+epg_status epg_memory_trim(epg_device *device, size_t keep)
+{
+    NEED(device);
+    return device->ops->memory_trim(device, keep);
+}
+
+epg_status epg_memory_info(epg_device *device, uint64_t *free_bytes, uint64_t *total_bytes)
+{
+    NEED(device);
+    NEED(free_bytes);
+    NEED(total_bytes);
+    return device->ops->memory_info(device, free_bytes, total_bytes);
 }
 
 epg_status epg_memcpy_async(epg_device *device, void *to, const void *from, size_t bytes, epg_stream stream)

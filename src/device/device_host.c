@@ -1,6 +1,6 @@
 /* The host device: creation, memory, what threads own, and the operations table.
  *
- * Not here: streams, events, capture, graphs, each in its device_host_*.c.
+ * Not here: streams, events, capture, graphs, stream-ordered allocation, each in its device_host_*.c.
  *
  * Invariants: what a thread owns is freed with the device, not with the thread: a capture names its owner by that
  * pointer, so it must never come to mean another thread. */
@@ -10,8 +10,6 @@
 #include <time.h>
 #include <unistd.h>
 #include "device/device_host_int.h"
-
-enum { MEMORY_ALIGN = 256 };
 
 uint64_t epg__host_now_ns(void)
 {
@@ -70,20 +68,16 @@ epg_status epg__host_resolve(epg__host_device *device, epg_stream handle, epg_st
 
 /* ---- memory ---- */
 
-static epg_status check_unsafe(epg__host_device *device, const char *what)
+/* All kinds are plain memory: every thread of the process is "the device". */
+static epg_status memory_alloc(epg_device *base, epg_memory_kind kind, size_t bytes, void **memory)
 {
-    pthread_mutex_lock(&device->lock);
-    epg_status status = epg__capture_check_unsafe(device, what);
-    pthread_mutex_unlock(&device->lock);
-    return status;
-}
-
-/* Both kinds are plain memory: every thread of the process is "the device". */
-static epg_status memory_alloc(epg_device *device, epg_memory_kind kind, size_t bytes, void **memory)
-{
+    epg__host_device *device = epg__host_of(base);
     (void)kind;
-    EPG_TRY(check_unsafe(epg__host_of(device), "epg_memory_alloc"));
-    void *made = epg__zalloc_aligned(MEMORY_ALIGN, bytes, 1, "device memory");
+    pthread_mutex_lock(&device->lock);
+    epg_status status = epg__capture_check_unsafe(device, "epg_memory_alloc");
+    pthread_mutex_unlock(&device->lock);
+    EPG_TRY(status);
+    void *made = epg__zalloc_aligned(EPG__HOST_MEMORY_ALIGN, bytes, 1, "device memory");
     if (!made)
         return EPG_ERR_NO_MEMORY;
     *memory = made;
@@ -92,11 +86,27 @@ static epg_status memory_alloc(epg_device *device, epg_memory_kind kind, size_t 
 
 /* Waits for nothing: work that still uses the memory is the caller's error. A wait would hang where that work waits for
  * a peer that this thread has yet to serve, and hide the error where it does not. */
-static epg_status memory_free(epg_device *device, epg_memory_kind kind, void *memory)
+static epg_status memory_free(epg_device *base, epg_memory_kind kind, void *memory)
 {
-    (void)kind;
-    EPG_TRY(check_unsafe(epg__host_of(device), "epg_memory_free"));
-    free(memory);
+    epg__host_device *device = epg__host_of(base);
+    bool pooled = false;
+    pthread_mutex_lock(&device->lock);
+    epg_status status = epg__capture_check_unsafe(device, "epg_memory_free");
+    if (status == EPG_OK && kind == EPG_MEMORY_DEVICE)
+        status = epg__host_pool_free(device, memory, &pooled);
+    pthread_mutex_unlock(&device->lock);
+    if (status == EPG_OK && !pooled)
+        free(memory);
+    return status;
+}
+
+static epg_status memory_info(epg_device *device, uint64_t *free_bytes, uint64_t *total_bytes)
+{
+    long pages = sysconf(_SC_AVPHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    if (pages < 0 || page < 0)
+        return epg__fail(EPG_ERR_SYSTEM, "epg_memory_info: the system does not say how much memory is free");
+    *free_bytes = (uint64_t)pages * (uint64_t)page;
+    *total_bytes = device->info.memory_bytes;
     return EPG_OK;
 }
 
@@ -122,6 +132,7 @@ static void device_destroy(epg_device *base)
     epg__capture_drop_all(device);
     pthread_mutex_unlock(&device->lock);
     epg__host_streams_end(device);
+    epg__host_pool_end(device);
     device_free(device);
 }
 
@@ -142,6 +153,10 @@ static const epg__device_ops host_ops = {
     .event_elapsed_us = epg__host_event_elapsed_us,
     .memory_alloc = memory_alloc,
     .memory_free = memory_free,
+    .memory_alloc_async = epg__host_memory_alloc_async,
+    .memory_free_async = epg__host_memory_free_async,
+    .memory_trim = epg__host_memory_trim,
+    .memory_info = memory_info,
     .memcpy_async = epg__host_memcpy_async,
     .memset_async = epg__host_memset_async,
     .memcpy_sync = epg__host_memcpy_sync,
@@ -158,6 +173,12 @@ static const epg__device_ops host_ops = {
     .graph_instantiate = epg__host_graph_instantiate,
     .exec_destroy = epg__host_exec_destroy,
     .exec_launch = epg__host_exec_launch,
+    .probe_launch = epg__host_probe_launch,
+    .probe_callback = epg__host_probe_callback,
+    .probe_attributes = epg__host_probe_attributes,
+    .probe_occupancy = epg__host_probe_occupancy,
+    .probe_last_error = epg__host_probe_last_error,
+    .probe_make_current = epg__host_probe_make_current,
 };
 
 /* The processor's name as the kernel gives it; "CPU" where it gives none. */

@@ -71,6 +71,8 @@ static bool forbids(const epg__host_capture *capture, const epg__host_thread *th
     return mine || capture->mode == EPG_CAPTURE_GLOBAL;
 }
 
+uint64_t epg__capture_id(epg_stream stream) { return stream->capture ? stream->capture->id : 0; }
+
 /* ---- checks ---- */
 
 static epg_status check_legacy(epg_stream stream, const char *what, bool kills)
@@ -208,6 +210,7 @@ epg_status epg__capture_add(epg_stream stream, epg__host_work *work)
         return epg__capture_spoil(stream, EPG_ERR_NO_MEMORY, "launch without memory");
     *node = (epg__host_node){.work = work, .deps = stream->frontier, .chain = stream->chain};
     *self = body->count++;
+    body->memory_nodes += work->kind == EPG__HOST_ALLOC || work->kind == EPG__HOST_FREE;
     stream->frontier = (epg__host_frontier){self, 1};
     return EPG_OK;
 }

@@ -114,7 +114,7 @@ static void write_escaped(const char *text, void (*write)(void *ctx, const char 
 
 epg_status epg__host_graph_dot(epg_device *device, epg_graph graph, void (*write)(void *ctx, const char *text), void *ctx)
 {
-    static const char *const shape[] = {"box", "ellipse", "parallelogram", "parallelogram"};
+    static const char *const shape[] = {"box", "ellipse", "parallelogram", "parallelogram", "house", "invhouse"};
     const epg__host_body *body = graph->body;
     char line[128];
     (void)device;
@@ -213,23 +213,46 @@ static void fill_chains(epg_exec exec, const epg__host_body *body, size_t *place
     }
 }
 
+/* One more executable of `body`, which may have only one at a time if it allocates or frees memory. */
+static epg_status claim_body(epg__host_device *device, epg__host_body *body)
+{
+    epg_status status = EPG_OK;
+    pthread_mutex_lock(&device->lock);
+    if (body->memory_nodes && body->execs) {
+        status = epg__fail(EPG_ERR_UNSUPPORTED, "epg_graph_instantiate: the graph allocates or frees memory (%zu nodes) and "
+                           "has an executable already", body->memory_nodes);
+    } else {
+        body->execs++;
+        body->refs++;
+    }
+    pthread_mutex_unlock(&device->lock);
+    return status;
+}
+
+static void unclaim_body(epg__host_device *device, epg__host_body *body)
+{
+    pthread_mutex_lock(&device->lock);
+    body->execs--;
+    epg__host_body_drop(body);
+    pthread_mutex_unlock(&device->lock);
+}
+
 epg_status epg__host_graph_instantiate(epg_device *base, epg_graph graph, epg_exec *exec)
 {
     epg__host_device *device = epg__host_of(base);
     epg__host_body *body = graph->body;
+    EPG_TRY(claim_body(device, body));
     size_t *place = epg__zalloc(body->count, sizeof *place, "an executable graph's places");
     epg_exec made = place ? exec_create(body) : NULL;
     if (!made) {
         free(place);
+        unclaim_body(device, body);
         return EPG_ERR_NO_MEMORY;
     }
+    made->body = body;
     place_chains(made, body);
     fill_chains(made, body, place);
     free(place);
-    pthread_mutex_lock(&device->lock);
-    made->body = body;
-    body->refs++;
-    pthread_mutex_unlock(&device->lock);
     *exec = made;
     return EPG_OK;
 }
@@ -334,11 +357,13 @@ static epg_status launch(epg__host_device *device, epg_exec exec, epg_stream str
     EPG_TRY(epg__capture_check_work(stream, "epg_exec_launch"));
     if (stream->capture)
         return epg__capture_refuse(stream, "epg_exec_launch");
+    EPG_TRY(epg__host_pool_check_launch(exec->body));
     EPG_TRY(start_chains(exec));
     work->u.replay.exec = exec;
     work->u.replay.turn = exec->launched;
     EPG_TRY(epg__host_push(stream, work));
     exec->launched++;
+    epg__host_pool_launched(exec->body);
     return EPG_OK;
 }
 
@@ -373,9 +398,7 @@ epg_status epg__host_exec_destroy(epg_device *base, epg_exec exec)
     for (uint32_t c = 1; c < exec->chain_count; c++)
         if (exec->chains[c].started)
             pthread_join(exec->chains[c].thread, NULL);
-    pthread_mutex_lock(&device->lock);
-    epg__host_body_drop(exec->body);
-    pthread_mutex_unlock(&device->lock);
+    unclaim_body(device, exec->body);
     exec_free(exec);
     return EPG_OK;
 }

@@ -9,9 +9,12 @@
 #include <stddef.h>
 #include "device/device_ops.h"
 
+enum { EPG__HOST_MEMORY_ALIGN = 256 };
+
 typedef struct epg__host_device epg__host_device;
 typedef struct epg__host_capture epg__host_capture;
 typedef struct epg__host_body epg__host_body;
+typedef struct epg__host_block epg__host_block;
 
 /* One recording of an event. Held by the event, the queued record and every queued wait. */
 typedef struct epg__host_record {
@@ -26,7 +29,10 @@ typedef enum epg__host_kind {
     EPG__HOST_FUNC,
     EPG__HOST_COPY,
     EPG__HOST_SET,
-    EPG__HOST_RECORD, /* this kind and those below are never graph nodes */
+    EPG__HOST_ALLOC, /* these two are graph nodes only */
+    EPG__HOST_FREE,
+    EPG__HOST_RELEASE, /* this kind and those below are never graph nodes */
+    EPG__HOST_RECORD,
     EPG__HOST_WAIT,
     EPG__HOST_REPLAY
 } epg__host_kind;
@@ -57,6 +63,10 @@ typedef struct epg__host_work {
             size_t bytes;
         } set;
         epg__host_record *record; /* of RECORD and WAIT */
+        struct {
+            epg__host_block *block; /* the work is one of its holders */
+            uint64_t turn;          /* of RELEASE: the how-manieth free of the block this is */
+        } memory;
         struct {
             epg_exec exec;
             uint64_t turn; /* the how-manieth launch of exec this is */
@@ -115,6 +125,8 @@ struct epg__host_body {
     uint32_t chains;
     epg__host_node *nodes;
     size_t count, room;
+    size_t memory_nodes; /* ALLOC and FREE */
+    uint32_t execs;      /* executables there are; guarded by the device's lock */
 };
 
 struct epg_graph_st {
@@ -133,6 +145,7 @@ struct epg__host_device {
     epg__host_thread *threads;
     epg__host_capture *captures;
     uint64_t capture_ids;
+    epg__host_block *blocks; /* of stream-ordered allocation */
 };
 
 static inline epg__host_device *epg__host_of(epg_device *device) { return (epg__host_device *)device; }
@@ -225,6 +238,33 @@ epg_status epg__host_capture_begin(epg_device *device, epg_stream stream, epg_ca
 epg_status epg__host_capture_end(epg_device *device, epg_stream stream, epg_graph *graph);
 epg_status epg__host_capture_query(epg_device *device, epg_stream stream, epg_capture_status *status, uint64_t *id);
 epg_status epg__host_capture_mode_exchange(epg_device *device, epg_capture_mode *mode);
+
+/* The number of the capture in which the stream is; 0: none. */
+uint64_t epg__capture_id(epg_stream stream);
+
+/* ---- device_host_pool.c. With the lock held, but for the operations. ---- */
+void epg__host_block_drop(epg__host_block *block);        /* one holder less */
+void epg__host_release_run(const epg__host_work *work);   /* runs a RELEASE */
+void epg__host_pool_end(epg__host_device *device);        /* frees every block; no work is left */
+
+/* epg_memory_free for the pool's memory. *found: it was that. */
+epg_status epg__host_pool_free(epg__host_device *device, void *memory, bool *found);
+
+/* A launch of `body`, in the order of launches: may its memory nodes run, and what they leave behind. */
+epg_status epg__host_pool_check_launch(const epg__host_body *body);
+void epg__host_pool_launched(const epg__host_body *body);
+
+epg_status epg__host_memory_alloc_async(epg_device *device, size_t bytes, epg_stream stream, void **memory);
+epg_status epg__host_memory_free_async(epg_device *device, void *memory, epg_stream stream);
+epg_status epg__host_memory_trim(epg_device *device, size_t keep);
+
+/* ---- device_host_probe.c ---- */
+epg_status epg__host_probe_launch(epg_device *device, epg_stream stream);
+epg_status epg__host_probe_callback(epg_device *device, epg_stream stream);
+epg_status epg__host_probe_attributes(epg_device *device, int *block_threads);
+epg_status epg__host_probe_occupancy(epg_device *device, int *blocks);
+epg_status epg__host_probe_last_error(epg_device *device);
+epg_status epg__host_probe_make_current(epg_device *device);
 
 /* ---- device_host_graph.c ---- */
 epg__host_body *epg__host_body_create(void);

@@ -34,6 +34,8 @@ void epg__host_work_free(epg__host_work *work)
 {
     if (work->kind == EPG__HOST_RECORD || work->kind == EPG__HOST_WAIT)
         epg__host_record_drop(work->u.record);
+    else if (work->kind == EPG__HOST_ALLOC || work->kind == EPG__HOST_FREE || work->kind == EPG__HOST_RELEASE)
+        epg__host_block_drop(work->u.memory.block);
     free(work);
 }
 
@@ -54,6 +56,9 @@ void epg__host_work_run(const epg__host_work *work)
         if (work->u.set.bytes)
             memset(work->u.set.to, work->u.set.value, work->u.set.bytes);
         break;
+    case EPG__HOST_ALLOC: /* a graph's memory has its place for as long as the graph lives */
+    case EPG__HOST_FREE:
+    case EPG__HOST_RELEASE:
     case EPG__HOST_RECORD:
     case EPG__HOST_WAIT:
     case EPG__HOST_REPLAY:
@@ -101,6 +106,8 @@ static void run_head(epg_stream stream)
         barrier_wait(device);
     if (work->kind == EPG__HOST_RECORD) {
         epg__host_record_finish(work->u.record);
+    } else if (work->kind == EPG__HOST_RELEASE) {
+        epg__host_release_run(work);
     } else if (work->kind == EPG__HOST_WAIT) {
         while (!work->u.record->done)
             pthread_cond_wait(&work->u.record->finished, &device->lock);

@@ -28,6 +28,10 @@ typedef struct epg__device_ops {
 
     epg_status (*memory_alloc)(epg_device *device, epg_memory_kind kind, size_t bytes, void **memory);
     epg_status (*memory_free)(epg_device *device, epg_memory_kind kind, void *memory);
+    epg_status (*memory_alloc_async)(epg_device *device, size_t bytes, epg_stream stream, void **memory);
+    epg_status (*memory_free_async)(epg_device *device, void *memory, epg_stream stream);
+    epg_status (*memory_trim)(epg_device *device, size_t keep);
+    epg_status (*memory_info)(epg_device *device, uint64_t *free_bytes, uint64_t *total_bytes);
     epg_status (*memcpy_async)(epg_device *device, void *to, const void *from, size_t bytes, epg_stream stream);
     epg_status (*memset_async)(epg_device *device, void *to, int value, size_t bytes, epg_stream stream);
     epg_status (*memcpy_sync)(epg_device *device, void *to, const void *from, size_t bytes);
@@ -48,6 +52,15 @@ typedef struct epg__device_ops {
     epg_status (*graph_instantiate)(epg_device *device, epg_graph graph, epg_exec *exec);
     epg_status (*exec_destroy)(epg_device *device, epg_exec exec);
     epg_status (*exec_launch)(epg_device *device, epg_exec exec, epg_stream stream);
+
+    /* What the conformance table asks of a device and no caller needs (conform_ops.c). "The probe" is a kernel that
+     * does nothing. */
+    epg_status (*probe_launch)(epg_device *device, epg_stream stream);
+    epg_status (*probe_callback)(epg_device *device, epg_stream stream); /* one that the stream itself waits for */
+    epg_status (*probe_attributes)(epg_device *device, int *block_threads); /* most threads in a block of the probe */
+    epg_status (*probe_occupancy)(epg_device *device, int *blocks);         /* blocks of it that a unit holds at once */
+    epg_status (*probe_last_error)(epg_device *device);   /* the calling thread's last error, which stays as it is */
+    epg_status (*probe_make_current)(epg_device *device); /* binds the device to the calling thread */
 } epg__device_ops;
 
 /* The head of every device; a device's own struct starts with it. */
