@@ -107,18 +107,19 @@ EPG_API epg_status epg_memory_alloc(epg_device *device, epg_memory_kind kind, si
 /* Also takes (as EPG_MEMORY_DEVICE) what epg_memory_alloc_async gave, once all work that uses it is done. */
 EPG_API epg_status epg_memory_free(epg_device *device, epg_memory_kind kind, void *memory);
 
-/* Stream-ordered allocation of device memory, from a pool. What it holds at first is not defined. The memory may be used
- * by work that comes after the alloc and before the free in the order of streams and events; memory freed in a stream may
- * be handed out again there before the free has run.
+/* Stream-ordered allocation of device memory, from a pool. What it holds at first is not defined. The memory may be
+ * used by work that comes after the alloc and before the free in the order of streams and events; memory freed in a
+ * stream may be handed out again there before the free has run. 0 bytes give NULL; freeing NULL does nothing; freeing
+ * what is not allocated, or was not by this call, is EPG_ERR_INVALID.
  *
  * On a capturing stream both become nodes, and the address belongs to the graph: the same in every replay. Memory that
- * the graph allocates and does not free stays allocated after a launch; until it is freed (by either call, outside of
- * the graph or by another graph) the next launch of the graph is EPG_ERR_INVALID. A graph with such nodes has one
- * executable at a time. Memory that was not allocated by a graph cannot be freed during capture: EPG_ERR_INVALID, and
- * the capture is invalidated.
+ * the graph allocates and does not free stays allocated after a launch; until it is freed (by epg_memory_free, by
+ * epg_memory_free_async or by another graph) the next launch of the graph is EPG_ERR_INVALID. A graph with such nodes
+ * has one executable at a time (a second is EPG_ERR_UNSUPPORTED). Memory that no graph allocated cannot be freed by
+ * one: EPG_ERR_INVALID, which leaves the capture valid.
  *
- * Outside of the stream's own capture both are potentially unsafe, on the legacy stream 906 while a blocking stream
- * captures. Freeing NULL does nothing. */
+ * Outside of the stream's own capture both are potentially unsafe, and 906 on the legacy stream while a blocking stream
+ * captures. */
 EPG_API epg_status epg_memory_alloc_async(epg_device *device, size_t bytes, epg_stream stream, void **memory);
 EPG_API epg_status epg_memory_free_async(epg_device *device, void *memory, epg_stream stream);
 

@@ -219,8 +219,8 @@ static epg_status claim_body(epg__host_device *device, epg__host_body *body)
     epg_status status = EPG_OK;
     pthread_mutex_lock(&device->lock);
     if (body->memory_nodes && body->execs) {
-        status = epg__fail(EPG_ERR_UNSUPPORTED, "epg_graph_instantiate: the graph allocates or frees memory (%zu nodes) and "
-                           "has an executable already", body->memory_nodes);
+        status = epg__fail(EPG_ERR_UNSUPPORTED, "epg_graph_instantiate: the graph allocates or frees memory (%zu nodes) "
+                           "and has an executable already", body->memory_nodes);
     } else {
         body->execs++;
         body->refs++;

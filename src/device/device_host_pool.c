@@ -151,7 +151,9 @@ epg_status epg__host_memory_alloc_async(epg_device *base, size_t bytes, epg_stre
     epg_status status = epg__host_resolve(device, stream, &stream);
     if (status == EPG_OK)
         status = check_call(stream, "epg_memory_alloc_async");
-    if (status == EPG_OK)
+    if (status == EPG_OK && bytes == 0)
+        *memory = NULL;
+    else if (status == EPG_OK)
         status = stream->capture ? alloc_node(stream, bytes, memory) : alloc_now(stream, bytes, memory);
     pthread_mutex_unlock(&device->lock);
     return status;
@@ -173,26 +175,25 @@ static void block_idle(epg__host_block *block)
         epg__host_block_drop(block);
 }
 
-/* A graph may free what it allocated, and what another graph left. */
+/* A graph may free what it allocated, and what another graph left. A refusal is a caller's slip, not lost work: as on a
+ * driver, the capture stays valid. */
 static epg_status check_free_node(epg_stream stream, const epg__host_block *block, const void *memory)
 {
     const char *what = "epg_memory_free_async";
     if (!block || (block->capture && block->freed_inside))
         return fail_unknown(memory, what);
     if (!block->capture)
-        return epg__fail(EPG_ERR_INVALID, "%s: %p was allocated outside of graphs and cannot be freed in capture %llu", what,
-                         memory, (unsigned long long)epg__capture_id(stream));
+        return epg__fail(EPG_ERR_INVALID, "%s: %p was allocated outside of graphs and cannot be freed in capture %llu",
+                         what, memory, (unsigned long long)epg__capture_id(stream));
     return EPG_OK;
 }
 
 static epg_status free_node(epg_stream stream, epg__host_block *block, const void *memory)
 {
     const char *what = "epg_memory_free_async";
-    epg_status status = check_free_node(stream, block, memory);
-    if (status != EPG_OK)
-        return epg__capture_spoil(stream, status, what);
+    EPG_TRY(check_free_node(stream, block, memory));
     epg__host_work *work = block_work(EPG__HOST_FREE, "free", block);
-    status = work ? epg__capture_add(stream, work) : EPG_ERR_NO_MEMORY;
+    epg_status status = work ? epg__capture_add(stream, work) : EPG_ERR_NO_MEMORY;
     if (status == EPG_OK)
         block->freed_inside = block->capture == epg__capture_id(stream);
     else if (work)
@@ -275,10 +276,11 @@ epg_status epg__host_pool_check_launch(const epg__host_body *body)
         const epg__host_work *work = body->nodes[i].work;
         const epg__host_block *block = work->u.memory.block;
         if (work->kind == EPG__HOST_ALLOC && !block->freed_inside && block->state == BLOCK_LIVE)
-            return epg__fail(EPG_ERR_INVALID, "epg_exec_launch: %p, which node %zu allocates, was not freed since the last "
-                             "launch", block->memory, i);
+            return epg__fail(EPG_ERR_INVALID, "epg_exec_launch: %p, which node %zu allocates, was not freed since the "
+                             "last launch", block->memory, i);
         if (work->kind == EPG__HOST_FREE && !block->freed_inside && block->state != BLOCK_LIVE)
-            return epg__fail(EPG_ERR_INVALID, "epg_exec_launch: %p, which node %zu frees, is not allocated", block->memory, i);
+            return epg__fail(EPG_ERR_INVALID, "epg_exec_launch: %p, which node %zu frees, is not allocated",
+                             block->memory, i);
     }
     return EPG_OK;
 }
