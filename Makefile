@@ -1,7 +1,10 @@
 # epgraph. `make` builds, `make run` shows it at work, `make test` tests it; each sets itself up.
 #
 #   make CC=clang          another compiler
-#   make CUDA=0            without the CUDA device (this version has the host device only, so it is the default)
+#   make CUDA=0            without the CUDA device; CUDA=1: with it, or an error that says what is missing. Left unset,
+#                          it is built where CUDA 13's nvcc is found (NVCC=... names one)
+#   make CUDA_ARCH="90a"   GPU generations to build kernels for (80 90 100)
+#   make gpu-test          tests that need a GPU; skipped, with the reason, where there is none
 #   make test-asan         the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make test-tsan         the tests under ThreadSanitizer
 #   make install PREFIX=/usr DESTDIR=...
@@ -9,10 +12,7 @@
 VERSION := $(shell sed -n 's/^.define EPG_VERSION_STRING "\(.*\)"/\1/p' include/epgraph/epgraph.h)
 PREFIX ?= /usr/local
 BUILD ?= build
-CUDA ?= 0
-ifneq ($(CUDA),0)
-$(error CUDA=$(CUDA): this version has no CUDA device; build with CUDA=0)
-endif
+include tools/cuda.mk
 
 # -ffp-contract=off: the same bits whichever compiler built the kernels.
 WARNINGS := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Wvla
@@ -22,15 +22,19 @@ override CFLAGS += -std=c11 -fPIC -fvisibility=hidden -ffp-contract=off -pthread
 override LDFLAGS += -pthread $(SANITIZE)
 # V=1 shows the commands.
 QUIET := $(if $(V),,@)
-LIBS := -lopenblas -ljansson -lm
+LIBS := -lopenblas -ljansson -lm $(CUDA_LIBS)
 
-LIB_SOURCES := $(wildcard src/*/*.c)
+# *_cuda*.c and *.cu make the CUDA device, *_nocuda.c stand in for them.
+CUDA_C_SOURCES := $(wildcard src/*/*_cuda*.c)
+CUDA_ABSENT_SOURCES := $(wildcard src/*/*_nocuda.c)
+LIB_SOURCES := $(filter-out $(CUDA_C_SOURCES) $(CUDA_ABSENT_SOURCES),$(wildcard src/*/*.c))
+LIB_SOURCES += $(if $(WITH_CUDA),$(CUDA_C_SOURCES) $(wildcard src/*/*.cu),$(CUDA_ABSENT_SOURCES))
 CLI_SOURCES := $(wildcard cli/*.c)
 EXAMPLE_SOURCES := $(wildcard examples/*.c)
 SUPPORT_SOURCES := $(wildcard tests/support/*.c)
 TEST_SOURCES := $(wildcard tests/unit/test_*.c tests/conform/test_*.c tests/multi/test_*.c tests/cli/test_*.c)
 
-objects = $(patsubst %.c,$(BUILD)/%.o,$(1))
+objects = $(patsubst %,$(BUILD)/%.o,$(basename $(1)))
 STATIC := $(BUILD)/libepgraph.a
 SHARED := $(BUILD)/libepgraph.so.$(VERSION)
 CLI := $(BUILD)/epgraph
@@ -69,16 +73,29 @@ test-tsan: setup-tests
 sanitized: all tests
 	@tests/run.sh $(BUILD) $(TESTS)
 
+# Changes when CUDA goes in or out, so that the libraries follow.
+VARIANT := $(BUILD)/with-cuda-$(or $(WITH_CUDA),0)
+$(VARIANT):
+	@mkdir -p $(@D) && rm -f $(BUILD)/with-cuda-* && touch $@
+
 $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(QUIET)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
-$(STATIC): $(call objects,$(LIB_SOURCES))
-	@rm -f $@
-	$(QUIET)ar rcs $@ $^
+$(BUILD)/%.o: %.cu Makefile tools/cuda.mk
+	@mkdir -p $(@D)
+	$(QUIET)$(NVCC) $(CUDA_CPPFLAGS) $(NVCC_FLAGS) -MMD -MP -c -o $@ $<
 
-$(SHARED): $(call objects,$(LIB_SOURCES))
-	$(QUIET)$(CC) $(LDFLAGS) -shared -Wl,-soname,libepgraph.so.$(basename $(basename $(VERSION))) -Wl,--as-needed -o $@ $^ $(LIBS)
+$(BUILD)/src/device/device_cuda%.o: override CPPFLAGS += $(CUDA_INCLUDE)
+
+$(STATIC): $(call objects,$(LIB_SOURCES)) $(VARIANT)
+	@rm -f $@
+	$(QUIET)ar rcs $@ $(filter %.o,$^)
+
+# The CUDA runtime inside stays inside: a program's own must not meet it.
+$(SHARED): $(call objects,$(LIB_SOURCES)) $(VARIANT)
+	$(QUIET)$(CC) $(LDFLAGS) -shared -Wl,-soname,libepgraph.so.$(basename $(basename $(VERSION))) -Wl,--as-needed \
+	  -Wl,--exclude-libs,libcudart_static.a -o $@ $(filter %.o,$^) $(LIBS)
 
 $(CLI): $(call objects,$(CLI_SOURCES)) $(STATIC)
 	$(QUIET)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
@@ -94,7 +111,7 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(call objects,$(SUPPORT_SOURCES)) $(STATIC
 $(BUILD)/tests/%.o: override CPPFLAGS += -Itests
 
 install: all
-	tools/install.sh "$(DESTDIR)$(PREFIX)" "$(PREFIX)" "$(BUILD)" "$(VERSION)"
+	tools/install.sh "$(DESTDIR)$(PREFIX)" "$(PREFIX)" "$(BUILD)" "$(VERSION)" "$(CUDA_LIBS)"
 
 clean:
 	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan

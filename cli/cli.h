@@ -24,6 +24,9 @@ int cli_number(const char *text, uint64_t least, uint64_t most, uint64_t *number
 /* The same for an option; argp_error (which exits with CLI_BAD_INPUT) names the option and its text. */
 uint64_t cli_option_number(struct argp_state *state, const char *option, const char *text, uint64_t least, uint64_t most);
 
+/* Reads a device's name: "host", "cuda" or "cuda:N". */
+void cli_option_device(struct argp_state *state, const char *text, epg_device_options *device);
+
 /* Prints "COMMAND: text" on stderr and returns CLI_BAD_INPUT. */
 int cli_bad_input(const char *command, const char *text);
 

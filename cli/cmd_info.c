@@ -31,19 +31,38 @@ static error_t parse(int key, char *text, struct argp_state *state)
     }
 }
 
-static int print_device(const char *name)
+static epg_status print_device(epg_device_kind kind, int ordinal)
 {
     epg_device *device;
+    epg_device_options options = EPG_DEVICE_OPTIONS_INIT;
     epg_device_info info = EPG_DEVICE_INFO_INIT;
     char memory[32];
-    if (epg_device_create(NULL, &device) != EPG_OK) {
+    options.kind = kind;
+    options.ordinal = ordinal;
+    epg_status status = epg_device_create(&options, &device);
+    if (status != EPG_OK)
+        return status;
+    if (epg_device_describe(device, &info) == EPG_OK)
+        printf("  %s, %u units, %s of memory\n", info.name, info.units,
+               cli_bytes(info.memory_bytes, memory, sizeof(memory)));
+    epg_device_destroy(device);
+    return EPG_OK;
+}
+
+/* A machine without a GPU is no failure; a GPU that is there and cannot be used is told with its reason. */
+static int print_devices(const char *name)
+{
+    epg_status status;
+    int ordinal = 0;
+    puts("Devices");
+    if (print_device(EPG_DEVICE_HOST, 0) != EPG_OK) {
         fprintf(stderr, "%s: %s\n", name, epg_message());
         return CLI_FAILED;
     }
-    if (epg_device_describe(device, &info) == EPG_OK)
-        printf("Devices\n  %s, %u units, %s of memory\n", info.name, info.units,
-               cli_bytes(info.memory_bytes, memory, sizeof(memory)));
-    epg_device_destroy(device);
+    while ((status = print_device(EPG_DEVICE_CUDA, ordinal)) == EPG_OK)
+        ordinal++;
+    if (ordinal == 0 || status != EPG_ERR_INVALID) /* which says that there is no device of this number */
+        printf("  cuda: %s\n", epg_message());
     return CLI_OK;
 }
 
@@ -103,7 +122,7 @@ int cmd_info(int argc, char **argv)
                                      NULL, NULL, NULL};
     info_options options = {.ranks = 8, .tokens = 256};
     argp_parse(&argp, argc, argv, 0, NULL, &options);
-    int code = print_device(argv[0]);
+    int code = print_devices(argv[0]);
     print_settings();
     print_presets(&options);
     return code;

@@ -29,13 +29,21 @@ typedef struct run_state {
     check_result check;
 } run_state;
 
+static const char *device_name(const run_state *run)
+{
+    return run->options.device.kind == EPG_DEVICE_CUDA ? "cuda" : "host";
+}
+
 static int open_model(run_state *run)
 {
     epg_moe_shape shape = EPG_MOE_SHAPE_INIT;
-    char text[256];
-    if (epg_checkpoint_open(run->options.model, &run->checkpoint) || epg_checkpoint_shape(run->checkpoint, &shape) ||
-        epg_device_create(NULL, &run->device))
+    char text[700];
+    if (epg_checkpoint_open(run->options.model, &run->checkpoint) || epg_checkpoint_shape(run->checkpoint, &shape))
         return cli_bad_input(run->name, epg_message());
+    if (epg_device_create(&run->options.device, &run->device)) {
+        snprintf(text, sizeof(text), "--device %s: %s", device_name(run), epg_message());
+        return cli_bad_input(run->name, text);
+    }
     if (shape.experts % run->options.ranks) {
         snprintf(text, sizeof(text), "--ranks %u does not divide the model's %u experts", run->options.ranks, shape.experts);
         return cli_bad_input(run->name, text);
@@ -131,7 +139,7 @@ static int report_all(run_state *run)
 {
     epg_device_info info = EPG_DEVICE_INFO_INIT;
     epg_device_describe(run->device, &info);
-    report out = {.config = &run->config, .result = &run->result, .check = &run->check, .device = "host",
+    report out = {.config = &run->config, .result = &run->result, .check = &run->check, .device = device_name(run),
                   .team = run->result.team, .model = run->options.model, .trace = run->options.trace};
     out.replay_times = run->options.eager ? &run->other_times : &run->result.times;
     out.eager_times = run->options.eager ? &run->result.times : &run->other_times;

@@ -2,8 +2,10 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include "cli.h"
 
 int cli_number(const char *text, uint64_t least, uint64_t most, uint64_t *number, char *message, size_t bytes)
@@ -31,6 +33,16 @@ uint64_t cli_option_number(struct argp_state *state, const char *option, const c
     if (cli_number(text, least, most, &number, message, sizeof(message)))
         argp_error(state, "--%s: %s", option, message);
     return number;
+}
+
+void cli_option_device(struct argp_state *state, const char *text, epg_device_options *device)
+{
+    device->kind = strcmp(text, "host") ? EPG_DEVICE_CUDA : EPG_DEVICE_HOST;
+    device->ordinal = 0;
+    if (!strncmp(text, "cuda:", 5))
+        device->ordinal = (int)cli_option_number(state, "device", text + 5, 0, INT_MAX);
+    else if (device->kind == EPG_DEVICE_CUDA && strcmp(text, "cuda"))
+        argp_error(state, "--device %s: not one of host, cuda, cuda:N", text);
 }
 
 int cli_bad_input(const char *command, const char *text)

@@ -15,7 +15,7 @@ static const struct argp_option table[] = {
     {"seed", KEY_SEED, "N", 0, "of the prompts, the synthetic requests and the oracle's sample (1)", 1},
     {NULL, 0, NULL, 0, "Where and how:", 2},
     {"ranks", 'r', "N", 0, "virtual ranks; must divide the model's experts (4)", 2},
-    {"device", KEY_DEVICE, "NAME", 0, "host", 2},
+    {"device", KEY_DEVICE, "NAME", 0, "host, or cuda (cuda:N for the Nth GPU, from 0) (host)", 2},
     {"chunk", KEY_CHUNK, "N", 0, "most prompt tokens of a rank in one step (256)", 2},
     {"buckets", KEY_BUCKETS, "A,B,...", 0, "token counts for which decode is captured, ascending (1,2,4,8,16)", 2},
     {"batch", KEY_BATCH, "N", 0, "most sequences that a rank holds at once (the largest bucket)", 2},
@@ -94,10 +94,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case KEY_CHECK: options->check = 1; return 0;
     case KEY_MODE: options->mode = (epg_mode)parse_name(state, "mode", text, modes); return 0;
     case KEY_POLICY: options->policy = (epg_step_policy)parse_name(state, "policy", text, policies); return 0;
-    case KEY_DEVICE:
-        if (strcmp(text, "host"))
-            argp_error(state, "--device %s: this build has the host device only", text);
-        return 0;
+    case KEY_DEVICE: cli_option_device(state, text, &options->device); return 0;
     case ARGP_KEY_ARG: argp_error(state, "\"%s\" is one word too many", text); return 0;
     case ARGP_KEY_END: check_together(state, options); return 0;
     default: return parse_numbers(key, text, state, options);
@@ -110,6 +107,7 @@ void run_options_parse(int argc, char **argv, run_options *options)
                                      "Serves requests through the MoE layers of a checkpoint: prompts are prefilled in "
                                      "chunks, then decoded token by token, decode steps replayed from captured graphs.",
                                      NULL, NULL, NULL};
-    *options = (run_options){.ranks = 4, .chunk = 256, .seed = 1, .buckets = {1, 2, 4, 8, 16}, .bucket_count = 5};
+    *options = (run_options){.ranks = 4, .chunk = 256, .seed = 1, .buckets = {1, 2, 4, 8, 16}, .bucket_count = 5,
+                             .device = EPG_DEVICE_OPTIONS_INIT};
     argp_parse(&argp, argc, argv, 0, NULL, options);
 }

@@ -14,6 +14,7 @@ typedef struct run_options {
     uint64_t seed;
     epg_step_policy policy;
     epg_mode mode;
+    epg_device_options device;
     int eager, check;
 } run_options;
 

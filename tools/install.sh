@@ -1,13 +1,14 @@
 #!/bin/sh
-# Installs what `make` built. Called by `make install` as: install.sh DEST PREFIX BUILD VERSION.
-# DEST is where files go now ($DESTDIR$PREFIX), PREFIX what the installed files name. Nothing outside DEST is touched.
+# Installs what `make` built. Called by `make install` as: install.sh DEST PREFIX BUILD VERSION LIBS.
+# DEST is where files go now ($DESTDIR$PREFIX), PREFIX what the installed files name, LIBS what a static link needs for
+# the CUDA device, or "". Nothing outside DEST is touched.
 set -eu
 
-if [ $# -ne 4 ]; then
-	echo "usage: $0 DEST PREFIX BUILD VERSION" >&2
+if [ $# -ne 5 ]; then
+	echo "usage: $0 DEST PREFIX BUILD VERSION LIBS" >&2
 	exit 2
 fi
-dest=$1 prefix=$2 build=$3 version=$4
+dest=$1 prefix=$2 build=$3 version=$4 cuda_libs=$5
 major=${version%%.*}
 
 put() { # mode, folder under DEST, files...
@@ -39,6 +40,6 @@ Description: Expert-parallel dispatch and combine inside captured graphs
 Version: $version
 Cflags: -I\${includedir}
 Libs: -L\${libdir} -lepgraph
-Libs.private: -lopenblas -ljansson -lm -pthread
+Libs.private: -lopenblas -ljansson -lm${cuda_libs:+ $cuda_libs} -pthread
 END
 chmod 644 "$dest/lib/pkgconfig/epgraph.pc"

@@ -1,7 +1,10 @@
 /* Devices: streams, events, memory, capture and graphs, with CUDA's rules on every device.
  *
  * A device is chosen when its handle is created. The `host` device runs on CPU threads and follows CUDA's rules for
- * streams, events and capture, error codes included, so that what passes on it passes on a GPU.
+ * streams, events and capture, error codes included, so that what passes on it passes on a GPU. The `cuda` device is
+ * one GPU: its handles are CUDA's own (an epg_stream is a cudaStream_t, an epg_event a cudaEvent_t, an epg_graph a
+ * cudaGraph_t, an epg_exec a cudaGraphExec_t), so that streams of other libraries can be passed in, and a handle that
+ * was destroyed is not recognised. Calls leave the thread's current CUDA device as they find it.
  *
  * A stream is a plain handle with CUDA's special values: NULL and EPG_STREAM_LEGACY are the legacy stream. Work on
  * the legacy stream waits for all earlier work in blocking streams, and later work in blocking streams waits for it;
@@ -56,26 +59,29 @@ typedef struct epg_device_options {
     epg_log_fn log;         /* NULL: nothing is logged; may be called from any thread, one call at a time */
     void *log_ctx;
     epg_log_level log_level;
+    int ordinal;            /* which GPU, as CUDA counts them; the host device has no use for it */
 } epg_device_options;
-#define EPG_DEVICE_OPTIONS_INIT {sizeof(epg_device_options), EPG_DEVICE_HOST, NULL, NULL, EPG_LOG_WARNING}
+#define EPG_DEVICE_OPTIONS_INIT {sizeof(epg_device_options), EPG_DEVICE_HOST, NULL, NULL, EPG_LOG_WARNING, 0}
 
 typedef struct epg_device_info {
     uint32_t size;
     epg_device_kind kind;
-    char name[64];          /* "host: AMD EPYC, 2 cores" */
+    char name[64];          /* "host: AMD EPYC, 2 cores"; "cuda 0: NVIDIA H200" */
     uint32_t units;         /* cores or multiprocessors */
     uint64_t memory_bytes;
 } epg_device_info;
 #define EPG_DEVICE_INFO_INIT {sizeof(epg_device_info), EPG_DEVICE_HOST, {0}, 0, 0}
 
-/* `options` may be NULL: the host device, no logging. */
+/* `options` may be NULL: the host device, no logging. EPG_ERR_UNSUPPORTED, with CUDA's reason in the message, for the
+ * CUDA device where there is no driver or no GPU, or the library was built without it. */
 EPG_API epg_status epg_device_create(const epg_device_options *options, epg_device **device);
 
 /* Waits for all work, then frees the device. Destroying NULL does nothing. Not during capture. */
 EPG_API void epg_device_destroy(epg_device *device);
 EPG_API epg_status epg_device_describe(epg_device *device, epg_device_info *info);
 
-/* Nanoseconds on the clock by which this device's waits are bounded. May run during capture. */
+/* Nanoseconds on the clock by which this device's waits are bounded: on the CUDA device the GPU's global timer,
+ * reckoned from the host's clock and an offset measured at creation. May run during capture. */
 EPG_API uint64_t epg_device_now_ns(epg_device *device);
 
 /* Waits for all work of all streams. 900 or 906 while a stream of the device captures. */
@@ -101,7 +107,9 @@ EPG_API epg_status epg_event_synchronize(epg_device *device, epg_event event);
 EPG_API epg_status epg_event_elapsed_us(epg_device *device, epg_event start, epg_event stop, double *us);
 EPG_API epg_status epg_stream_wait_event(epg_device *device, epg_stream stream, epg_event event);
 
-/* ---- memory. Zero-filled. Both calls are "potentially unsafe" in the sense of the capture modes. ---- */
+/* ---- memory. Zero-filled, 256-byte aligned. On the CUDA device the host can read and write pinned and mapped memory
+ * alone, and free may wait for work of every stream. Both calls are "potentially unsafe" in the sense of the capture
+ * modes. ---- */
 EPG_API epg_status epg_memory_alloc(epg_device *device, epg_memory_kind kind, size_t bytes, void **memory);
 
 /* Also takes (as EPG_MEMORY_DEVICE) what epg_memory_alloc_async gave, once all work that uses it is done. */
@@ -175,11 +183,21 @@ EPG_API epg_status epg_graph_dot(epg_device *device, epg_graph graph, void (*wri
 
 /* The executable keeps what it needs; the graph may be destroyed at once. */
 EPG_API epg_status epg_graph_instantiate(epg_device *device, epg_graph graph, epg_exec *exec);
-EPG_API epg_status epg_exec_destroy(epg_device *device, epg_exec exec); /* waits for launches in flight */
+
+/* Launches in flight run to their end; the host device waits for them here, the CUDA device does not. */
+EPG_API epg_status epg_exec_destroy(epg_device *device, epg_exec exec);
 
 /* Enqueues one replay. Branches of the graph run concurrently; two launches of one executable run one after the other.
  * 900 into a capturing stream. */
 EPG_API epg_status epg_exec_launch(epg_device *device, epg_exec exec, epg_stream stream);
+
+/* Enqueues what the first launch would otherwise have to do first. Not into a capturing stream. */
+EPG_API epg_status epg_exec_upload(epg_device *device, epg_exec exec, epg_stream stream);
+
+/* Lets the executable's later launches run `graph`, which must differ in its nodes' parameters alone; much cheaper than
+ * to instantiate. EPG_ERR_MISMATCH if it differs in more, EPG_ERR_UNSUPPORTED on the host device; the executable is as
+ * it was then. */
+EPG_API epg_status epg_exec_update(epg_device *device, epg_exec exec, epg_graph graph);
 
 #ifdef __cplusplus
 }

@@ -46,7 +46,8 @@ extern "C" {
     X(906, ERR_CAPTURE_IMPLICIT, 906,                                                                              \
       "operation would make the legacy stream depend on a capturing blocking stream")                              \
     X(907, ERR_CAPTURED_EVENT, 907, "operation not permitted on an event last recorded in a capturing stream")     \
-    X(908, ERR_CAPTURE_WRONG_THREAD, 908, "attempt to terminate a thread-local capture sequence from another thread")
+    X(908, ERR_CAPTURE_WRONG_THREAD, 908, "attempt to terminate a thread-local capture sequence from another thread")  \
+    X(100000, ERR_NATIVE, 0, "an error of the device's own")
 
 typedef enum epg_status {
 #define EPG_STATUS_ENUM(code, name, native, text) EPG_##name = code,
@@ -58,6 +59,10 @@ typedef enum epg_status {
  * May run during capture. */
 EPG_API const char *epg_status_name(epg_status status);
 EPG_API const char *epg_status_text(epg_status status);
+
+/* A CUDA error without a status of its own comes as EPG_ERR_NATIVE plus its code: 100700 for error 700.
+ * epg_status_name calls all of these "EPG_ERR_NATIVE". */
+#define EPG_IS_NATIVE(status) ((int)(status) >= (int)EPG_ERR_NATIVE && (int)(status) < (int)EPG_ERR_NATIVE + 10000)
 
 /* The CUDA runtime's code for this status (906 for EPG_ERR_CAPTURE_IMPLICIT), 0 where CUDA has none. */
 EPG_API int epg_status_native(epg_status status);

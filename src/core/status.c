@@ -11,7 +11,7 @@ static _Thread_local char message[MESSAGE_BYTES];
 
 const char *epg_status_name(epg_status status)
 {
-    switch ((int)status) {
+    switch (EPG_IS_NATIVE(status) ? (int)EPG_ERR_NATIVE : (int)status) {
 #define NAME(code, name, native, text) case code: return "EPG_" #name;
         EPG_STATUS_TABLE(NAME)
 #undef NAME
@@ -21,7 +21,7 @@ const char *epg_status_name(epg_status status)
 
 const char *epg_status_text(epg_status status)
 {
-    switch ((int)status) {
+    switch (EPG_IS_NATIVE(status) ? (int)EPG_ERR_NATIVE : (int)status) {
 #define TEXT(code, name, native, text) case code: return text;
         EPG_STATUS_TABLE(TEXT)
 #undef TEXT
@@ -31,6 +31,8 @@ const char *epg_status_text(epg_status status)
 
 int epg_status_native(epg_status status)
 {
+    if (EPG_IS_NATIVE(status))
+        return (int)status - (int)EPG_ERR_NATIVE;
     switch ((int)status) {
 #define NATIVE(code, name, native, text) case code: return native;
         EPG_STATUS_TABLE(NATIVE)

@@ -61,13 +61,14 @@ epg_status epg_device_create(const epg_device_options *options, epg_device **dev
     log_sink *sink;
     NEED(device);
     if (options) {
-        EPG__CHECK_SIZE(options, sizeof chosen);
-        memcpy(&chosen, options, sizeof chosen);
+        EPG__CHECK_SIZE(options, offsetof(epg_device_options, ordinal));
+        memcpy(&chosen, options, options->size < sizeof chosen ? options->size : sizeof chosen);
     }
-    if (chosen.kind != EPG_DEVICE_HOST)
-        return epg__fail(EPG_ERR_UNSUPPORTED, "epg_device_create: device kind %d is not in this build", (int)chosen.kind);
+    if (chosen.kind != EPG_DEVICE_HOST && chosen.kind != EPG_DEVICE_CUDA)
+        return epg__fail(EPG_ERR_INVALID, "epg_device_create: there is no device kind %d", (int)chosen.kind);
     EPG_TRY(log_sink_create(&chosen, &sink));
-    epg_status status = epg__device_host_create(&chosen, &made);
+    epg_status status = chosen.kind == EPG_DEVICE_CUDA ? epg__device_cuda_create(&chosen, &made)
+                                                       : epg__device_host_create(&chosen, &made);
     if (status != EPG_OK) {
         log_sink_destroy(sink);
         return status;
@@ -386,4 +387,19 @@ epg_status epg_exec_launch(epg_device *device, epg_exec exec, epg_stream stream)
     NEED(device);
     NEED(exec);
     return device->ops->exec_launch(device, exec, stream);
+}
+
+epg_status epg_exec_upload(epg_device *device, epg_exec exec, epg_stream stream)
+{
+    NEED(device);
+    NEED(exec);
+    return device->ops->exec_upload(device, exec, stream);
+}
+
+epg_status epg_exec_update(epg_device *device, epg_exec exec, epg_graph graph)
+{
+    NEED(device);
+    NEED(exec);
+    NEED(graph);
+    return device->ops->exec_update(device, exec, graph);
 }

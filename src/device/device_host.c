@@ -136,6 +136,22 @@ static void device_destroy(epg_device *base)
     device_free(device);
 }
 
+/* ---- what this device does not need ---- */
+
+/* An executable is in the memory that runs it from the start. */
+static epg_status exec_upload(epg_device *device, epg_exec exec, epg_stream stream)
+{
+    (void)device, (void)exec, (void)stream;
+    return EPG_OK;
+}
+
+/* To instantiate costs no more here. */
+static epg_status exec_update(epg_device *device, epg_exec exec, epg_graph graph)
+{
+    (void)exec, (void)graph;
+    return epg__fail(EPG_ERR_UNSUPPORTED, "epg_exec_update: %s instantiates anew", device->info.name);
+}
+
 static const epg__device_ops host_ops = {
     .destroy = device_destroy,
     .now_ns = device_now_ns,
@@ -173,6 +189,8 @@ static const epg__device_ops host_ops = {
     .graph_instantiate = epg__host_graph_instantiate,
     .exec_destroy = epg__host_exec_destroy,
     .exec_launch = epg__host_exec_launch,
+    .exec_upload = exec_upload,
+    .exec_update = exec_update,
     .probe_launch = epg__host_probe_launch,
     .probe_callback = epg__host_probe_callback,
     .probe_attributes = epg__host_probe_attributes,

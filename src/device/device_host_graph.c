@@ -94,24 +94,6 @@ epg_status epg__host_graph_node_count(epg_device *device, epg_graph graph, size_
 
 /* ---- the dump ---- */
 
-/* A quoted DOT string's inside, in pieces. */
-static void write_escaped(const char *text, void (*write)(void *ctx, const char *text), void *ctx)
-{
-    char piece[128];
-    size_t at = 0;
-    for (; *text; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c == '"' || c == '\\')
-            piece[at++] = '\\';
-        piece[at++] = c < ' ' ? ' ' : (char)c;
-        if (at >= sizeof piece - 3 || !text[1]) {
-            piece[at] = 0;
-            write(ctx, piece);
-            at = 0;
-        }
-    }
-}
-
 epg_status epg__host_graph_dot(epg_device *device, epg_graph graph, void (*write)(void *ctx, const char *text), void *ctx)
 {
     static const char *const shape[] = {"box", "ellipse", "parallelogram", "parallelogram", "house", "invhouse"};
@@ -123,7 +105,7 @@ epg_status epg__host_graph_dot(epg_device *device, epg_graph graph, void (*write
         const epg__host_node *node = &body->nodes[i];
         snprintf(line, sizeof line, "  n%zu [shape=%s, label=\"", i, shape[node->work->kind]);
         write(ctx, line);
-        write_escaped(node->work->name, write, ctx);
+        epg__dot_escape(node->work->name, write, ctx);
         snprintf(line, sizeof line, "\\n%zu, stream %u\"];\n", i, node->chain);
         write(ctx, line);
         for (size_t d = 0; d < node->deps.count; d++) {

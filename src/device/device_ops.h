@@ -52,6 +52,8 @@ typedef struct epg__device_ops {
     epg_status (*graph_instantiate)(epg_device *device, epg_graph graph, epg_exec *exec);
     epg_status (*exec_destroy)(epg_device *device, epg_exec exec);
     epg_status (*exec_launch)(epg_device *device, epg_exec exec, epg_stream stream);
+    epg_status (*exec_upload)(epg_device *device, epg_exec exec, epg_stream stream);
+    epg_status (*exec_update)(epg_device *device, epg_exec exec, epg_graph graph);
 
     /* What the conformance table asks of a device and no caller needs (conform_ops.c). "The probe" is a kernel that
      * does nothing. */
@@ -76,7 +78,12 @@ struct epg_device {
 /* Hands a line to the device's log callback, if its level is wanted. */
 void epg__log(epg_device *device, epg_log_level level, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
-/* Creates the host device: device_host.c. The caller (epg_device_create) fills the head's log fields. */
+/* The inside of a quoted string of a DOT dump, in pieces. */
+void epg__dot_escape(const char *text, void (*write)(void *ctx, const char *text), void *ctx);
+
+/* Create a device: device_host.c; device_cuda.c or, without CUDA, device_nocuda.c. The caller (epg_device_create) fills
+ * the head's log fields. */
 epg_status epg__device_host_create(const epg_device_options *options, epg_device **device);
+epg_status epg__device_cuda_create(const epg_device_options *options, epg_device **device);
 
 #endif

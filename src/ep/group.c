@@ -244,6 +244,9 @@ epg_status epg_group_create(epg_team *team, const epg_group_options *options, ep
 {
     if (!team || !group)
         return epg__fail(EPG_ERR_INVALID, "team or group is NULL");
+    if (team->device->info.kind != EPG_DEVICE_HOST)
+        return epg__fail(EPG_ERR_UNSUPPORTED, "dispatch and combine have kernels for the host device alone; this is %s",
+                         team->device->info.name);
     epg_group *g = epg__zalloc(1, sizeof *g, "a group");
     epg_wire_geometry *all = g ? epg__zalloc(team->size, sizeof *all, "the ranks' geometries") : NULL;
     if (!all) {

@@ -141,7 +141,9 @@ static void test_values(void **state)
     expect(state, "run --model @/good --chunk 0", 2, "--chunk: \"0\"");
     expect(state, "run --model @/good --mode fast", 2, "fast");
     expect(state, "run --model @/good --policy both", 2, "both");
-    expect(state, "run --model @/good --device cuda", 2, "cuda");
+    expect(state, "run --model @/good --device tpu", 2, "tpu");
+    expect(state, "run --model @/good --device cuda:x", 2, "\"x\"");
+    expect(state, "run --model @/good --device cuda", 2, "--device cuda: ");
     expect(state, "run --model @/good extra", 2, "extra");
     expect(state, "run --model @/good --ranks 3", 2, "--ranks 3");
 }
@@ -342,6 +344,7 @@ static int tear_down(void **state)
 
 int main(void)
 {
+    setenv("CUDA_VISIBLE_DEVICES", "", 1); /* the same answers where there is a GPU */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_usage),           cmocka_unit_test(test_values),  cmocka_unit_test(test_files),
         cmocka_unit_test(test_damaged_config),  cmocka_unit_test(test_damaged_tensors),

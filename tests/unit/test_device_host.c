@@ -101,7 +101,7 @@ static void refuses_bad_arguments(void **state)
     epg_device_options options = EPG_DEVICE_OPTIONS_INIT;
     options.kind = (epg_device_kind)9;
     epg_device *none = NULL;
-    assert_int_equal(epg_device_create(&options, &none), EPG_ERR_UNSUPPORTED);
+    assert_int_equal(epg_device_create(&options, &none), EPG_ERR_INVALID);
     assert_null(none);
 }
 

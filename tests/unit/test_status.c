@@ -15,6 +15,9 @@ static void names_and_native_codes(void **state)
     assert_int_equal(epg_status_native(EPG_ERR_CAPTURE_IMPLICIT), 906);
     assert_int_equal(epg_status_native(EPG_ERR_NOT_READY), 600);
     assert_int_equal(epg_status_native(EPG_ERR_TIMEOUT), 0);
+    assert_int_equal(epg_status_native((epg_status)(EPG_ERR_NATIVE + 700)), 700);
+    assert_string_equal(epg_status_name((epg_status)(EPG_ERR_NATIVE + 700)), "EPG_ERR_NATIVE");
+    assert_string_equal(epg_status_text((epg_status)(EPG_ERR_NATIVE + 700)), epg_status_text(EPG_ERR_NATIVE));
     assert_string_equal(epg_status_text(EPG_OK), "success");
     assert_string_equal(epg_status_name((epg_status)12345), "unknown status");
 }
