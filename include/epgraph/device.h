@@ -60,8 +60,9 @@ typedef struct epg_device_options {
     void *log_ctx;
     epg_log_level log_level;
     int ordinal;            /* which GPU, as CUDA counts them; the host device has no use for it */
+    const struct epg_simulation_options *simulation; /* NULL: worker threads; else simulation.h. Host device only */
 } epg_device_options;
-#define EPG_DEVICE_OPTIONS_INIT {sizeof(epg_device_options), EPG_DEVICE_HOST, NULL, NULL, EPG_LOG_WARNING, 0}
+#define EPG_DEVICE_OPTIONS_INIT {sizeof(epg_device_options), EPG_DEVICE_HOST, NULL, NULL, EPG_LOG_WARNING, 0, NULL}
 
 typedef struct epg_device_info {
     uint32_t size;

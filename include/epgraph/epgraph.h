@@ -10,6 +10,7 @@
 #include "epgraph/settings.h" /* environment variables */
 #include "epgraph/device.h"   /* streams, events, memory, capture, graphs */
 #include "epgraph/conform.h"  /* what a device answers during capture, row by row */
+#include "epgraph/simulation.h" /* a device on which a seed decides every interleaving */
 #include "epgraph/team.h"     /* ranks */
 #include "epgraph/group.h"    /* dispatch and combine */
 #include "epgraph/runner.h"   /* capture and replay per bucket */

@@ -6,8 +6,13 @@
 
 /* The only per-thread state of the library: the last failure's sentence, as errno is per thread. A message on a handle
  * was rejected: a call that fails to create a handle has none to put it on. */
-enum { MESSAGE_BYTES = 1024 };
-static _Thread_local char message[MESSAGE_BYTES];
+enum { MESSAGE_BYTES = sizeof(epg__message) };
+static _Thread_local char own[MESSAGE_BYTES];
+static _Thread_local char *elsewhere; /* a simulated thread's; NULL: `own` is used */
+
+static char *message_now(void) { return elsewhere ? elsewhere : own; }
+
+void epg__message_use(epg__message *message) { elsewhere = message ? message->text : NULL; }
 
 const char *epg_status_name(epg_status status)
 {
@@ -41,13 +46,13 @@ int epg_status_native(epg_status status)
     return 0;
 }
 
-const char *epg_message(void) { return message; }
+const char *epg_message(void) { return message_now(); }
 
 epg_status epg__fail(epg_status status, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    vsnprintf(message, sizeof message, format, args);
+    vsnprintf(message_now(), MESSAGE_BYTES, format, args);
     va_end(args);
     return status;
 }
@@ -56,11 +61,12 @@ epg_status epg__fail_prefix(epg_status status, const char *format, ...)
 {
     char cause[MESSAGE_BYTES];
     va_list args;
+    char *message = message_now();
     memcpy(cause, message, sizeof cause);
     va_start(args, format);
-    int used = vsnprintf(message, sizeof message, format, args);
+    int used = vsnprintf(message, MESSAGE_BYTES, format, args);
     va_end(args);
-    if (used >= 0 && (size_t)used < sizeof message)
-        snprintf(message + used, sizeof message - (size_t)used, "%s", cause);
+    if (used >= 0 && (size_t)used < MESSAGE_BYTES)
+        snprintf(message + used, MESSAGE_BYTES - (size_t)used, "%s", cause);
     return status;
 }

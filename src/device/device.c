@@ -54,6 +54,27 @@ static void log_sink_destroy(log_sink *sink)
     free(sink);
 }
 
+static epg_status create_with_engine(const epg_device_options *options, epg_device **device)
+{
+    epg__engine *engine;
+    epg__simulator *simulator = NULL;
+    if (options->simulation && options->kind != EPG_DEVICE_HOST)
+        return epg__fail(EPG_ERR_UNSUPPORTED, "epg_device_create: only the host device can be simulated");
+    if (options->simulation)
+        EPG_TRY(epg__engine_simulator_create(options->simulation, &engine, &simulator));
+    else
+        EPG_TRY(epg__engine_threads_create(&engine));
+    epg_status status = options->kind == EPG_DEVICE_CUDA ? epg__device_cuda_create(options, device)
+                                                         : epg__device_host_create(engine, device);
+    if (status != EPG_OK) {
+        engine->ops->destroy(engine);
+        return status;
+    }
+    (*device)->engine = engine;
+    (*device)->simulator = simulator;
+    return EPG_OK;
+}
+
 epg_status epg_device_create(const epg_device_options *options, epg_device **device)
 {
     epg_device_options chosen = EPG_DEVICE_OPTIONS_INIT;
@@ -67,8 +88,7 @@ epg_status epg_device_create(const epg_device_options *options, epg_device **dev
     if (chosen.kind != EPG_DEVICE_HOST && chosen.kind != EPG_DEVICE_CUDA)
         return epg__fail(EPG_ERR_INVALID, "epg_device_create: there is no device kind %d", (int)chosen.kind);
     EPG_TRY(log_sink_create(&chosen, &sink));
-    epg_status status = chosen.kind == EPG_DEVICE_CUDA ? epg__device_cuda_create(&chosen, &made)
-                                                       : epg__device_host_create(&chosen, &made);
+    epg_status status = create_with_engine(&chosen, &made);
     if (status != EPG_OK) {
         log_sink_destroy(sink);
         return status;
@@ -86,7 +106,9 @@ void epg_device_destroy(epg_device *device)
     if (!device)
         return;
     log_sink *sink = device->log_ctx;
+    epg__engine *engine = device->engine;
     device->ops->destroy(device);
+    engine->ops->destroy(engine);
     log_sink_destroy(sink);
 }
 

@@ -7,36 +7,34 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 #include "device/device_host_int.h"
 
-uint64_t epg__host_now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 static uint64_t device_now_ns(epg_device *device)
 {
-    (void)device;
-    return epg__host_now_ns();
+    epg__data_look(device->simulator, "looks at the clock", NULL, 0);
+    return epg__now_ns(device->engine);
 }
 
 /* ---- threads and the default streams ---- */
 
-epg__host_thread *epg__host_thread_peek(epg__host_device *device) { return pthread_getspecific(device->thread_key); }
+epg__host_thread *epg__host_thread_peek(epg__host_device *device) 
+{
+    epg__engine *engine = epg__host_engine(device);
+    return engine->ops->local_get(engine);
+}
 
 epg__host_thread *epg__host_thread_get(epg__host_device *device)
 {
+    epg__engine *engine = epg__host_engine(device);
     epg__host_thread *thread = epg__host_thread_peek(device);
     if (thread)
         return thread;
     thread = epg__zalloc(1, sizeof *thread, "a thread's capture mode");
     if (!thread)
         return NULL;
-    if (pthread_setspecific(device->thread_key, thread) != 0) {
+    if (engine->ops->local_set(engine, thread) != 0) {
         epg__fail(EPG_ERR_NO_MEMORY, "no memory for a thread's capture mode");
         free(thread);
         return NULL;
@@ -73,9 +71,9 @@ static epg_status memory_alloc(epg_device *base, epg_memory_kind kind, size_t by
 {
     epg__host_device *device = epg__host_of(base);
     (void)kind;
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_status status = epg__capture_check_unsafe(device, "epg_memory_alloc");
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     EPG_TRY(status);
     void *made = epg__zalloc_aligned(EPG__HOST_MEMORY_ALIGN, bytes, 1, "device memory");
     if (!made)
@@ -90,11 +88,11 @@ static epg_status memory_free(epg_device *base, epg_memory_kind kind, void *memo
 {
     epg__host_device *device = epg__host_of(base);
     bool pooled = false;
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_status status = epg__capture_check_unsafe(device, "epg_memory_free");
     if (status == EPG_OK && kind == EPG_MEMORY_DEVICE)
         status = epg__host_pool_free(device, memory, &pooled);
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     if (status == EPG_OK && !pooled)
         free(memory);
     return status;
@@ -119,18 +117,18 @@ static void device_free(epg__host_device *device)
         free(device->threads);
         device->threads = next;
     }
-    pthread_key_delete(device->thread_key);
-    pthread_cond_destroy(&device->barrier);
-    pthread_mutex_destroy(&device->lock);
+    const epg__engine_ops *engine = epg__host_engine(device)->ops;
+    engine->cond_destroy(&device->barrier);
+    engine->lock_destroy(&device->lock);
     free(device);
 }
 
 static void device_destroy(epg_device *base)
 {
     epg__host_device *device = epg__host_of(base);
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg__capture_drop_all(device);
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     epg__host_streams_end(device);
     epg__host_pool_end(device);
     device_free(device);
@@ -227,19 +225,14 @@ static void fill_info(epg_device_info *info)
     snprintf(info->name, sizeof info->name, "host: %s, %u cores", cpu, info->units);
 }
 
-epg_status epg__device_host_create(const epg_device_options *options, epg_device **device)
+epg_status epg__device_host_create(epg__engine *engine, epg_device **device)
 {
-    (void)options;
     epg__host_device *made = epg__zalloc(1, sizeof *made, "a device");
     if (!made)
         return EPG_ERR_NO_MEMORY;
-    int error = pthread_key_create(&made->thread_key, NULL);
-    if (error) {
-        free(made);
-        return epg__fail(EPG_ERR_SYSTEM, "no thread key for a device: %s", strerror(error));
-    }
-    pthread_mutex_init(&made->lock, NULL);
-    pthread_cond_init(&made->barrier, NULL);
+    made->base.engine = engine;
+    engine->ops->lock_init(&made->lock);
+    engine->ops->cond_init(&made->barrier);
     made->legacy = epg__host_stream_new(made, true, false);
     if (!made->legacy) {
         device_free(made);

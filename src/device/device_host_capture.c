@@ -352,9 +352,9 @@ static epg_status begin(epg__host_device *device, epg_stream stream, epg_capture
 epg_status epg__host_capture_begin(epg_device *base, epg_stream stream, epg_capture_mode mode)
 {
     epg__host_device *device = epg__host_of(base);
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_status status = begin(device, stream, mode);
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     return status;
 }
 
@@ -415,16 +415,16 @@ static epg_status end(epg__host_device *device, epg_stream stream, epg_graph *gr
 epg_status epg__host_capture_end(epg_device *base, epg_stream stream, epg_graph *graph)
 {
     epg__host_device *device = epg__host_of(base);
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_status status = end(device, stream, graph);
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     return status;
 }
 
 epg_status epg__host_capture_query(epg_device *base, epg_stream stream, epg_capture_status *status, uint64_t *id)
 {
     epg__host_device *device = epg__host_of(base);
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_status result = epg__host_resolve(device, stream, &stream);
     if (result == EPG_OK)
         result = check_legacy(stream, "epg_capture_query", false);
@@ -434,20 +434,20 @@ epg_status epg__host_capture_query(epg_device *base, epg_stream stream, epg_capt
         if (id)
             *id = c ? c->id : 0;
     }
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     return result;
 }
 
 epg_status epg__host_capture_mode_exchange(epg_device *base, epg_capture_mode *mode)
 {
     epg__host_device *device = epg__host_of(base);
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg__host_thread *thread = epg__host_thread_get(device);
     if (thread) {
         epg_capture_mode old = thread->mode;
         thread->mode = *mode;
         *mode = old;
     }
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     return thread ? EPG_OK : EPG_ERR_NO_MEMORY;
 }

@@ -7,28 +7,29 @@
 #include <stdlib.h>
 #include "device/device_host_int.h"
 
-void epg__host_record_finish(epg__host_record *record)
+void epg__host_record_finish(epg__host_device *device, epg__host_record *record)
 {
-    record->time_ns = epg__host_now_ns();
+    record->time_ns = epg__now_ns(epg__host_engine(device));
     record->done = true;
-    pthread_cond_broadcast(&record->finished);
+    epg__cond_broadcast(epg__host_engine(device), &record->finished);
 }
 
 void epg__host_record_drop(epg__host_record *record)
 {
     if (!record || --record->refs > 0)
         return;
-    pthread_cond_destroy(&record->finished);
+    record->engine->cond_destroy(&record->finished);
     free(record);
 }
 
-static epg__host_record *record_create(void)
+static epg__host_record *record_create(const epg__engine_ops *engine)
 {
     epg__host_record *record = epg__zalloc(1, sizeof *record, "an event's record");
     if (!record)
         return NULL;
     record->refs = 1;
-    pthread_cond_init(&record->finished, NULL);
+    engine->cond_init(&record->finished);
+    record->engine = engine;
     return record;
 }
 
@@ -61,9 +62,9 @@ epg_status epg__host_event_destroy(epg_device *base, epg_event event)
     epg__host_device *device = epg__host_of(base);
     if (!event)
         return EPG_OK;
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg__host_record_drop(event->record);
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     free(event->frontier.nodes);
     free(event);
     return EPG_OK;
@@ -71,11 +72,11 @@ epg_status epg__host_event_destroy(epg_device *base, epg_event event)
 
 static epg_status record_uncaptured(epg_stream stream, epg_event event)
 {
-    epg__host_record *record = record_create();
+    epg__host_record *record = record_create(epg__host_engine(stream->device)->ops);
     if (!record)
         return EPG_ERR_NO_MEMORY;
     if (epg__host_stream_clear(stream)) {
-        epg__host_record_finish(record); /* nothing before it: no worker needed */
+        epg__host_record_finish(stream->device, record); /* nothing before it: no worker needed */
     } else {
         epg_status status = push_record(stream, EPG__HOST_RECORD, record);
         if (status != EPG_OK) {
@@ -92,13 +93,13 @@ static epg_status record_uncaptured(epg_stream stream, epg_event event)
 epg_status epg__host_event_record(epg_device *base, epg_event event, epg_stream stream)
 {
     epg__host_device *device = epg__host_of(base);
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_status status = epg__host_resolve(device, stream, &stream);
     if (status == EPG_OK)
         status = epg__capture_check_work(stream, "epg_event_record");
     if (status == EPG_OK)
         status = stream->capture ? epg__capture_record(stream, event) : record_uncaptured(stream, event);
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     return status;
 }
 
@@ -106,13 +107,13 @@ epg_status epg__host_stream_wait_event(epg_device *base, epg_stream stream, epg_
 {
     epg__host_device *device = epg__host_of(base);
     bool handled = false;
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_status status = epg__host_resolve(device, stream, &stream);
     if (status == EPG_OK)
         status = epg__capture_wait(stream, event, &handled);
     if (status == EPG_OK && !handled && event->record && !event->record->done)
         status = push_record(stream, EPG__HOST_WAIT, event->record);
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     return status;
 }
 
@@ -126,27 +127,27 @@ static epg_status check_look(epg__host_device *device, epg_event event, const ch
 epg_status epg__host_event_query(epg_device *base, epg_event event)
 {
     epg__host_device *device = epg__host_of(base);
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_status status = check_look(device, event, "epg_event_query");
     if (status == EPG_OK && event->record && !event->record->done)
         status = epg__fail(EPG_ERR_NOT_READY, "the work before the event has not finished");
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     return status;
 }
 
 epg_status epg__host_event_synchronize(epg_device *base, epg_event event)
 {
     epg__host_device *device = epg__host_of(base);
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_status status = check_look(device, event, "epg_event_synchronize");
     epg__host_record *record = event->record;
     if (status == EPG_OK && record) {
         record->refs++;
-        while (!record->done)
-            pthread_cond_wait(&record->finished, &device->lock);
+        while (status == EPG_OK && !record->done)
+            status = epg__host_wait(device, &record->finished, "an event");
         epg__host_record_drop(record);
     }
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     return status;
 }
 
@@ -167,8 +168,8 @@ static epg_status elapsed(epg__host_device *device, epg_event start, epg_event s
 epg_status epg__host_event_elapsed_us(epg_device *base, epg_event start, epg_event stop, double *us)
 {
     epg__host_device *device = epg__host_of(base);
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_status status = elapsed(device, start, stop, us);
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     return status;
 }

@@ -31,24 +31,26 @@ typedef struct chain {
     step *steps;
     size_t count;
     size_t progress; /* announced steps done: index + 1 of the last */
-    pthread_cond_t moved;
+    epg__cond moved;
     uint64_t generation; /* of the replay this chain's thread ran last */
     bool started;
-    pthread_t thread;
+    epg__worker worker;
 } chain;
 
 struct epg_exec_st {
+    epg__engine *engine;
     epg__host_body *body;
     step *steps; /* of all chains, chain by chain */
     wait *waits;
     chain *chains; /* [0] has no thread */
     uint32_t chain_count;
     uint64_t launched; /* guarded by the device's lock */
-    pthread_mutex_t lock;
-    pthread_cond_t start, joined, idle;
+    epg__lock lock;
+    epg__cond start, joined, idle;
     uint64_t generation, finished;
     uint32_t running; /* chains with a thread, in this replay */
     bool quit;
+    bool cut; /* a launch of it was dropped: what it counts is void */
 };
 
 /* ---- bodies and graphs ---- */
@@ -78,9 +80,9 @@ epg_status epg__host_graph_destroy(epg_device *base, epg_graph graph)
     epg__host_device *device = epg__host_of(base);
     if (!graph)
         return EPG_OK;
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg__host_body_drop(graph->body);
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     free(graph);
     return EPG_OK;
 }
@@ -121,28 +123,30 @@ epg_status epg__host_graph_dot(epg_device *device, epg_graph graph, void (*write
 
 static void exec_free(epg_exec exec)
 {
+    const epg__engine_ops *engine = exec->engine->ops;
     for (uint32_t c = 0; exec->chains && c < exec->chain_count; c++)
-        pthread_cond_destroy(&exec->chains[c].moved);
-    pthread_mutex_destroy(&exec->lock);
-    pthread_cond_destroy(&exec->start);
-    pthread_cond_destroy(&exec->joined);
-    pthread_cond_destroy(&exec->idle);
+        engine->cond_destroy(&exec->chains[c].moved);
+    engine->lock_destroy(&exec->lock);
+    engine->cond_destroy(&exec->start);
+    engine->cond_destroy(&exec->joined);
+    engine->cond_destroy(&exec->idle);
     free(exec->chains);
     free(exec->steps);
     free(exec->waits);
     free(exec);
 }
 
-static epg_exec exec_create(const epg__host_body *body)
+static epg_exec exec_create(epg__engine *engine, const epg__host_body *body)
 {
     epg_exec exec = epg__zalloc(1, sizeof *exec, "an executable graph");
     size_t waits = 0;
     if (!exec)
         return NULL;
-    pthread_mutex_init(&exec->lock, NULL);
-    pthread_cond_init(&exec->start, NULL);
-    pthread_cond_init(&exec->joined, NULL);
-    pthread_cond_init(&exec->idle, NULL);
+    exec->engine = engine;
+    engine->ops->lock_init(&exec->lock);
+    engine->ops->cond_init(&exec->start);
+    engine->ops->cond_init(&exec->joined);
+    engine->ops->cond_init(&exec->idle);
     for (size_t i = 0; i < body->count; i++)
         waits += body->nodes[i].deps.count;
     exec->chain_count = body->chains;
@@ -155,7 +159,7 @@ static epg_exec exec_create(const epg__host_body *body)
     }
     for (uint32_t c = 0; c < body->chains; c++) {
         exec->chains[c].exec = exec;
-        pthread_cond_init(&exec->chains[c].moved, NULL);
+        engine->ops->cond_init(&exec->chains[c].moved);
     }
     return exec;
 }
@@ -199,7 +203,7 @@ static void fill_chains(epg_exec exec, const epg__host_body *body, size_t *place
 static epg_status claim_body(epg__host_device *device, epg__host_body *body)
 {
     epg_status status = EPG_OK;
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     if (body->memory_nodes && body->execs) {
         status = epg__fail(EPG_ERR_UNSUPPORTED, "epg_graph_instantiate: the graph allocates or frees memory (%zu nodes) "
                            "and has an executable already", body->memory_nodes);
@@ -207,16 +211,16 @@ static epg_status claim_body(epg__host_device *device, epg__host_body *body)
         body->execs++;
         body->refs++;
     }
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     return status;
 }
 
 static void unclaim_body(epg__host_device *device, epg__host_body *body)
 {
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     body->execs--;
     epg__host_body_drop(body);
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
 }
 
 epg_status epg__host_graph_instantiate(epg_device *base, epg_graph graph, epg_exec *exec)
@@ -225,7 +229,7 @@ epg_status epg__host_graph_instantiate(epg_device *base, epg_graph graph, epg_ex
     epg__host_body *body = graph->body;
     EPG_TRY(claim_body(device, body));
     size_t *place = epg__zalloc(body->count, sizeof *place, "an executable graph's places");
-    epg_exec made = place ? exec_create(body) : NULL;
+    epg_exec made = place ? exec_create(epg__host_engine(device), body) : NULL;
     if (!made) {
         free(place);
         unclaim_body(device, body);
@@ -243,21 +247,22 @@ epg_status epg__host_graph_instantiate(epg_device *base, epg_graph graph, epg_ex
 
 static void await(epg_exec exec, const step *s)
 {
-    pthread_mutex_lock(&exec->lock);
+    epg__lock_take(exec->engine, &exec->lock);
     for (size_t i = 0; i < s->wait_count; i++) {
         chain *other = &exec->chains[s->waits[i].chain];
         while (other->progress < s->waits[i].progress)
-            pthread_cond_wait(&other->moved, &exec->lock);
+            epg__cond_wait(exec->engine, &other->moved, &exec->lock, "another branch of its graph");
     }
-    pthread_mutex_unlock(&exec->lock);
+    epg__lock_drop(exec->engine, &exec->lock);
 }
 
 static void announce(chain *c, size_t progress)
 {
-    pthread_mutex_lock(&c->exec->lock);
+    epg__engine *engine = c->exec->engine;
+    epg__lock_take(engine, &c->exec->lock);
     c->progress = progress;
-    pthread_cond_broadcast(&c->moved);
-    pthread_mutex_unlock(&c->exec->lock);
+    epg__cond_broadcast(engine, &c->moved);
+    epg__lock_drop(engine, &c->exec->lock);
 }
 
 static void chain_run(chain *c)
@@ -266,7 +271,7 @@ static void chain_run(chain *c)
         const step *s = &c->steps[i];
         if (s->wait_count)
             await(c->exec, s);
-        epg__host_work_run(s->work);
+        epg__host_work_run(c->exec->engine, s->work);
         if (s->announced)
             announce(c, i + 1);
     }
@@ -276,60 +281,67 @@ static void *chain_main(void *arg)
 {
     chain *c = arg;
     epg_exec exec = c->exec;
-    pthread_mutex_lock(&exec->lock);
+    epg__lock_take(exec->engine, &exec->lock);
     while (!exec->quit) {
         if (c->generation == exec->generation) {
-            pthread_cond_wait(&exec->start, &exec->lock);
+            epg__cond_wait(exec->engine, &exec->start, &exec->lock, NULL);
             continue;
         }
         c->generation = exec->generation;
-        pthread_mutex_unlock(&exec->lock);
+        epg__lock_drop(exec->engine, &exec->lock);
         chain_run(c);
-        pthread_mutex_lock(&exec->lock);
+        epg__lock_take(exec->engine, &exec->lock);
         if (--exec->running == 0)
-            pthread_cond_signal(&exec->joined);
+            epg__cond_signal(exec->engine, &exec->joined);
     }
-    pthread_mutex_unlock(&exec->lock);
+    epg__lock_drop(exec->engine, &exec->lock);
     return NULL;
 }
 
 void epg__host_replay(epg_exec exec, uint64_t turn)
 {
-    pthread_mutex_lock(&exec->lock);
+    epg__lock_take(exec->engine, &exec->lock);
     while (exec->finished != turn)
-        pthread_cond_wait(&exec->idle, &exec->lock);
+        epg__cond_wait(exec->engine, &exec->idle, &exec->lock, "an earlier replay of its graph");
     exec->generation++;
     for (uint32_t c = 0; c < exec->chain_count; c++) {
         exec->chains[c].progress = 0;
         exec->running += exec->chains[c].started;
     }
     if (exec->running)
-        pthread_cond_broadcast(&exec->start);
-    pthread_mutex_unlock(&exec->lock);
+        epg__cond_broadcast(exec->engine, &exec->start);
+    epg__lock_drop(exec->engine, &exec->lock);
     chain_run(&exec->chains[0]);
-    pthread_mutex_lock(&exec->lock);
+    epg__lock_take(exec->engine, &exec->lock);
     while (exec->running)
-        pthread_cond_wait(&exec->joined, &exec->lock);
+        epg__cond_wait(exec->engine, &exec->joined, &exec->lock, "the branches of its graph");
     exec->finished++;
-    pthread_cond_broadcast(&exec->idle);
-    pthread_mutex_unlock(&exec->lock);
+    epg__cond_broadcast(exec->engine, &exec->idle);
+    epg__lock_drop(exec->engine, &exec->lock);
+}
+
+void epg__host_replay_drop(epg_exec exec)
+{
+    exec->cut = true;
+    epg__cond_broadcast(exec->engine, &exec->idle);
 }
 
 /* Starts the threads that are missing. All are there before the first launch is queued, so none misses a replay. */
-static epg_status start_chains(epg_exec exec)
+static epg_status start_chains(epg_exec exec, uint32_t home)
 {
+    epg__engine *engine = exec->engine;
     epg_status status = EPG_OK;
-    pthread_mutex_lock(&exec->lock);
+    epg__lock_take(exec->engine, &exec->lock);
     for (uint32_t c = 1; status == EPG_OK && c < exec->chain_count; c++) {
         chain *one = &exec->chains[c];
         if (one->started || one->count == 0)
             continue;
-        int error = pthread_create(&one->thread, NULL, chain_main, one);
+        int error = engine->ops->spawn(engine, &one->worker, home, "branch", chain_main, one);
         one->started = error == 0;
         if (error)
             status = epg__fail(EPG_ERR_SYSTEM, "no thread for branch %u of a graph: %s", c, strerror(error));
     }
-    pthread_mutex_unlock(&exec->lock);
+    epg__lock_drop(exec->engine, &exec->lock);
     return status;
 }
 
@@ -340,7 +352,7 @@ static epg_status launch(epg__host_device *device, epg_exec exec, epg_stream str
     if (stream->capture)
         return epg__capture_refuse(stream, "epg_exec_launch");
     EPG_TRY(epg__host_pool_check_launch(exec->body));
-    EPG_TRY(start_chains(exec));
+    EPG_TRY(start_chains(exec, stream->home));
     work->u.replay.exec = exec;
     work->u.replay.turn = exec->launched;
     EPG_TRY(epg__host_push(stream, work));
@@ -355,32 +367,33 @@ epg_status epg__host_exec_launch(epg_device *base, epg_exec exec, epg_stream str
     epg__host_work *work = epg__host_work_create(EPG__HOST_REPLAY, "graph", NULL, 0);
     if (!work)
         return EPG_ERR_NO_MEMORY;
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_status status = launch(device, exec, stream, work);
     if (status != EPG_OK)
         epg__host_work_free(work);
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     return status;
 }
 
 epg_status epg__host_exec_destroy(epg_device *base, epg_exec exec)
 {
     epg__host_device *device = epg__host_of(base);
+    epg_status waited = EPG_OK;
     if (!exec)
         return EPG_OK;
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     uint64_t launched = exec->launched;
-    pthread_mutex_unlock(&device->lock);
-    pthread_mutex_lock(&exec->lock);
-    while (exec->finished != launched)
-        pthread_cond_wait(&exec->idle, &exec->lock);
+    epg__host_unlock(device);
+    epg__lock_take(exec->engine, &exec->lock);
+    while (waited == EPG_OK && exec->finished != launched && !exec->cut)
+        waited = epg__cond_wait(exec->engine, &exec->idle, &exec->lock, "the replays of a graph");
     exec->quit = true;
-    pthread_cond_broadcast(&exec->start);
-    pthread_mutex_unlock(&exec->lock);
+    epg__cond_broadcast(exec->engine, &exec->start);
+    epg__lock_drop(exec->engine, &exec->lock);
     for (uint32_t c = 1; c < exec->chain_count; c++)
         if (exec->chains[c].started)
-            pthread_join(exec->chains[c].thread, NULL);
+            exec->engine->ops->join(exec->engine, &exec->chains[c].worker);
     unclaim_body(device, exec->body);
     exec_free(exec);
-    return EPG_OK;
+    return waited;
 }

@@ -5,7 +5,6 @@
 #ifndef EPG_DEVICE_HOST_INT_H
 #define EPG_DEVICE_HOST_INT_H
 
-#include <pthread.h>
 #include <stddef.h>
 #include "device/device_ops.h"
 
@@ -21,7 +20,8 @@ typedef struct epg__host_record {
     uint32_t refs;
     bool done;
     uint64_t time_ns; /* valid once done */
-    pthread_cond_t finished;
+    epg__cond finished;
+    const epg__engine_ops *engine; /* to destroy it */
 } epg__host_record;
 
 typedef enum epg__host_kind {
@@ -87,9 +87,10 @@ struct epg_stream_st {
     bool legacy, blocking;      /* the legacy stream is not "blocking" */
     bool threaded;              /* a worker was started and must be joined */
     bool destroyed, exited;
-    pthread_t worker;
-    pthread_cond_t wake;        /* for the worker: work came, or the end */
-    pthread_cond_t progress;    /* for synchronize: a piece of work ended */
+    uint32_t home;              /* whose work it is: the engine's */
+    epg__worker worker;
+    epg__cond wake;             /* for the worker: work came, or the end */
+    epg__cond progress;         /* for synchronize: a piece of work ended */
     uint32_t sync_waiters;
     epg__host_work *head, *tail; /* the head stays until it has run */
     uint64_t pushed, done;
@@ -104,7 +105,7 @@ struct epg_event_st {
     epg__host_frontier frontier;
 };
 
-/* What a thread owns on one device. Made on first need, freed with the device, so that a pointer to it names a thread
+/* What a thread (in a simulation, a host program) owns on one device. Made on first need, freed with the device, so that a pointer to it names a thread
  * for good. */
 typedef struct epg__host_thread {
     struct epg__host_thread *next;
@@ -135,13 +136,12 @@ struct epg_graph_st {
 
 struct epg__host_device {
     epg_device base;
-    pthread_mutex_t lock;
-    pthread_cond_t barrier; /* a piece of work ended, for waits on several streams */
+    epg__lock lock;
+    epg__cond barrier; /* a piece of work ended, for waits on several streams */
     uint32_t barrier_waiters;
     uint64_t orders; /* given out so far */
     epg_stream streams;
     epg_stream legacy;
-    pthread_key_t thread_key; /* of epg__host_thread */
     epg__host_thread *threads;
     epg__host_capture *captures;
     uint64_t capture_ids;
@@ -149,7 +149,13 @@ struct epg__host_device {
 };
 
 static inline epg__host_device *epg__host_of(epg_device *device) { return (epg__host_device *)device; }
-uint64_t epg__host_now_ns(void);
+static inline epg__engine *epg__host_engine(epg__host_device *device) { return device->base.engine; }
+static inline void epg__host_lock(epg__host_device *device) { epg__lock_take(device->base.engine, &device->lock); }
+static inline void epg__host_unlock(epg__host_device *device) { epg__lock_drop(device->base.engine, &device->lock); }
+static inline epg_status epg__host_wait(epg__host_device *device, epg__cond *cond, const char *what)
+{
+    return epg__cond_wait(device->base.engine, cond, &device->lock, what);
+}
 
 /* ---- device_host.c. With the lock held. ---- */
 
@@ -163,15 +169,19 @@ epg_status epg__host_resolve(epg__host_device *device, epg_stream handle, epg_st
 /* ---- device_host_stream.c ---- */
 epg__host_work *epg__host_work_create(epg__host_kind kind, const char *name, const void *args, size_t bytes);
 void epg__host_work_free(epg__host_work *work); /* with the lock held, if it holds a record */
-void epg__host_work_run(const epg__host_work *work); /* a node's kinds only; without the lock */
+void epg__host_work_run(epg__engine *engine, const epg__host_work *work); /* a node's kinds only; without the lock */
 
 /* With the lock held. push takes the work over on success only. */
 epg_stream epg__host_stream_new(epg__host_device *device, bool legacy, bool blocking);
 epg_status epg__host_push(epg_stream stream, epg__host_work *work);
 
+/* Drops what is queued in the streams of this home, or in all, whose workers were cut off. They may be used again. */
+void epg__host_streams_drop(epg__host_device *device, uint32_t home, bool all);
+
 /* Ends and joins every worker, frees every stream. Without the lock. */
 void epg__host_streams_end(epg__host_device *device);
 
+epg_status epg__host_await_all(epg__host_device *device); /* of all streams, captured or not */
 epg_status epg__host_synchronize(epg_device *device);
 epg_status epg__host_stream_create(epg_device *device, epg_stream_kind kind, epg_stream *stream);
 epg_status epg__host_stream_destroy(epg_device *device, epg_stream stream);
@@ -186,8 +196,8 @@ epg_status epg__host_launch(epg_device *device, epg_stream stream, void (*fn)(co
                             size_t bytes, const char *name);
 
 /* ---- device_host_event.c ---- */
-void epg__host_record_finish(epg__host_record *record); /* with the lock held */
-void epg__host_record_drop(epg__host_record *record);   /* with the lock held; NULL does nothing */
+void epg__host_record_finish(epg__host_device *device, epg__host_record *record); /* with the lock held */
+void epg__host_record_drop(epg__host_record *record); /* with the lock held; NULL does nothing */
 bool epg__host_stream_clear(epg_stream stream);         /* nothing to run, and nothing to wait for; device_host_stream.c */
 
 epg_status epg__host_event_create(epg_device *device, epg_event *event);
@@ -270,6 +280,7 @@ epg_status epg__host_probe_make_current(epg_device *device);
 epg__host_body *epg__host_body_create(void);
 void epg__host_body_drop(epg__host_body *body); /* with the lock held */
 void epg__host_replay(epg_exec exec, uint64_t turn); /* without the lock */
+void epg__host_replay_drop(epg_exec exec);           /* a launch of it will never run */
 
 epg_status epg__host_graph_destroy(epg_device *device, epg_graph graph);
 epg_status epg__host_graph_node_count(epg_device *device, epg_graph graph, size_t *nodes);

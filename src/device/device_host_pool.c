@@ -147,7 +147,7 @@ static epg_status alloc_now(epg_stream stream, size_t bytes, void **memory)
 epg_status epg__host_memory_alloc_async(epg_device *base, size_t bytes, epg_stream stream, void **memory)
 {
     epg__host_device *device = epg__host_of(base);
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_status status = epg__host_resolve(device, stream, &stream);
     if (status == EPG_OK)
         status = check_call(stream, "epg_memory_alloc_async");
@@ -155,7 +155,7 @@ epg_status epg__host_memory_alloc_async(epg_device *base, size_t bytes, epg_stre
         *memory = NULL;
     else if (status == EPG_OK)
         status = stream->capture ? alloc_node(stream, bytes, memory) : alloc_now(stream, bytes, memory);
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     return status;
 }
 
@@ -224,14 +224,14 @@ static epg_status free_now(epg_stream stream, epg__host_block *block, const void
 epg_status epg__host_memory_free_async(epg_device *base, void *memory, epg_stream stream)
 {
     epg__host_device *device = epg__host_of(base);
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg__host_block *block = memory ? block_find(device, memory) : NULL;
     epg_status status = epg__host_resolve(device, stream, &stream);
     if (status == EPG_OK)
         status = check_call(stream, "epg_memory_free_async");
     if (status == EPG_OK && memory)
         status = stream->capture ? free_node(stream, block, memory) : free_now(stream, block, memory);
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     return status;
 }
 
@@ -251,7 +251,7 @@ epg_status epg__host_memory_trim(epg_device *base, size_t keep)
 {
     epg__host_device *device = epg__host_of(base);
     size_t held = 0;
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_status status = epg__capture_check_unsafe(device, "epg_memory_trim");
     for (epg__host_block *b = device->blocks; status == EPG_OK && b; b = b->next)
         held += b->capture ? 0 : b->bytes;
@@ -262,7 +262,7 @@ epg_status epg__host_memory_trim(epg_device *base, size_t keep)
         held -= b->bytes;
         epg__host_block_drop(b);
     }
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     return status;
 }
 

@@ -14,12 +14,12 @@ epg_status epg__host_probe_launch(epg_device *device, epg_stream stream)
 epg_status epg__host_probe_callback(epg_device *base, epg_stream stream)
 {
     epg__host_device *device = epg__host_of(base);
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_stream found;
     epg_status status = epg__host_resolve(device, stream, &found);
     if (status == EPG_OK && found->capture)
         status = epg__capture_refuse(found, "a stream callback");
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     return status == EPG_OK ? epg__host_func(base, stream, callback, NULL, "callback") : status;
 }
 

@@ -39,8 +39,9 @@ void epg__host_work_free(epg__host_work *work)
     free(work);
 }
 
-void epg__host_work_run(const epg__host_work *work)
+void epg__host_work_run(epg__engine *engine, const epg__host_work *work)
 {
+    engine->ops->work_begin(engine, work->name);
     switch (work->kind) {
     case EPG__HOST_KERNEL:
         work->u.kernel.fn(work->u.kernel.args);
@@ -64,6 +65,7 @@ void epg__host_work_run(const epg__host_work *work)
     case EPG__HOST_REPLAY:
         break;
     }
+    engine->ops->work_end(engine);
 }
 
 /* ---- the worker ---- */
@@ -91,11 +93,12 @@ static bool may_run(epg_stream stream, uint64_t order)
 
 bool epg__host_stream_clear(epg_stream stream) { return !stream->head && may_run(stream, UINT64_MAX); }
 
-static void barrier_wait(epg__host_device *device)
+static epg_status barrier_wait(epg__host_device *device)
 {
     device->barrier_waiters++;
-    pthread_cond_wait(&device->barrier, &device->lock);
+    epg_status status = epg__host_wait(device, &device->barrier, "work of other streams");
     device->barrier_waiters--;
+    return status;
 }
 
 static void run_head(epg_stream stream)
@@ -105,19 +108,19 @@ static void run_head(epg_stream stream)
     while (!may_run(stream, work->order))
         barrier_wait(device);
     if (work->kind == EPG__HOST_RECORD) {
-        epg__host_record_finish(work->u.record);
+        epg__host_record_finish(device, work->u.record);
     } else if (work->kind == EPG__HOST_RELEASE) {
         epg__host_release_run(work);
     } else if (work->kind == EPG__HOST_WAIT) {
         while (!work->u.record->done)
-            pthread_cond_wait(&work->u.record->finished, &device->lock);
+            epg__host_wait(device, &work->u.record->finished, "an event");
     } else {
-        pthread_mutex_unlock(&device->lock);
+        epg__host_unlock(device);
         if (work->kind == EPG__HOST_REPLAY)
             epg__host_replay(work->u.replay.exec, work->u.replay.turn);
         else
-            epg__host_work_run(work);
-        pthread_mutex_lock(&device->lock);
+            epg__host_work_run(epg__host_engine(device), work);
+        epg__host_lock(device);
     }
 }
 
@@ -128,33 +131,35 @@ static void pop_head(epg_stream stream)
     stream->done++;
     epg__host_work_free(work);
     if (stream->sync_waiters)
-        pthread_cond_broadcast(&stream->progress);
+        epg__cond_broadcast(epg__host_engine(stream->device), &stream->progress);
     if (stream->device->barrier_waiters)
-        pthread_cond_broadcast(&stream->device->barrier);
+        epg__cond_broadcast(epg__host_engine(stream->device), &stream->device->barrier);
 }
 
 static void *worker_main(void *arg)
 {
     epg_stream stream = arg;
     epg__host_device *device = stream->device;
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     while (stream->head || !stream->destroyed) {
         if (!stream->head) {
-            pthread_cond_wait(&stream->wake, &device->lock);
+            epg__host_wait(device, &stream->wake, NULL);
             continue;
         }
         run_head(stream);
         pop_head(stream);
     }
     stream->exited = true;
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     return NULL;
 }
 
 epg_status epg__host_push(epg_stream stream, epg__host_work *work)
 {
+    epg__engine *engine = epg__host_engine(stream->device);
     if (!stream->threaded) {
-        int error = pthread_create(&stream->worker, NULL, worker_main, stream);
+        const char *kind = stream->legacy ? "legacy stream" : "stream";
+        int error = engine->ops->spawn(engine, &stream->worker, stream->home, kind, worker_main, stream);
         if (error)
             return epg__fail(EPG_ERR_SYSTEM, "no worker thread for the stream that runs \"%s\": %s", work->name,
                              strerror(error));
@@ -168,7 +173,8 @@ epg_status epg__host_push(epg_stream stream, epg__host_work *work)
         stream->head = work;
     stream->tail = work;
     stream->pushed++;
-    pthread_cond_signal(&stream->wake);
+    EPG__NOTE(stream->device->base.simulator, "enqueues %s", work->name);
+    epg__cond_signal(engine, &stream->wake);
     return EPG_OK;
 }
 
@@ -176,14 +182,16 @@ epg_status epg__host_push(epg_stream stream, epg__host_work *work)
 
 epg_stream epg__host_stream_new(epg__host_device *device, bool legacy, bool blocking)
 {
+    epg__engine *engine = epg__host_engine(device);
     epg_stream stream = epg__zalloc(1, sizeof *stream, "a stream");
     if (!stream)
         return NULL;
     stream->device = device;
     stream->legacy = legacy;
     stream->blocking = blocking;
-    pthread_cond_init(&stream->wake, NULL);
-    pthread_cond_init(&stream->progress, NULL);
+    stream->home = legacy ? EPG__NO_HOME : engine->ops->home(engine);
+    engine->ops->cond_init(&stream->wake);
+    engine->ops->cond_init(&stream->progress);
     stream->next = device->streams;
     device->streams = stream;
     return stream;
@@ -191,10 +199,11 @@ epg_stream epg__host_stream_new(epg__host_device *device, bool legacy, bool bloc
 
 static void stream_free(epg_stream stream)
 {
+    epg__engine *engine = epg__host_engine(stream->device);
     if (stream->threaded)
-        pthread_join(stream->worker, NULL);
-    pthread_cond_destroy(&stream->wake);
-    pthread_cond_destroy(&stream->progress);
+        engine->ops->join(engine, &stream->worker);
+    engine->ops->cond_destroy(&stream->wake);
+    engine->ops->cond_destroy(&stream->progress);
     free(stream->frontier.nodes);
     free(stream);
 }
@@ -225,20 +234,60 @@ static epg_stream take_dead(epg__host_device *device)
     return dead;
 }
 
+/* Frees what its worker, which was cut off, left in the queue. */
+static void drop_queue(epg_stream stream)
+{
+    while (stream->head) {
+        epg__host_work *work = stream->head;
+        stream->head = work->next;
+        stream->done++;
+        epg__host_work_free(work);
+    }
+}
+
+static void drop_replays(epg_stream stream)
+{
+    for (epg__host_work *work = stream->head; work; work = work->next)
+        if (work->kind == EPG__HOST_REPLAY)
+            epg__host_replay_drop(work->u.replay.exec);
+}
+
+void epg__host_streams_drop(epg__host_device *device, uint32_t home, bool all)
+{
+    epg__engine *engine = epg__host_engine(device);
+    epg__host_lock(device);
+    for (epg_stream s = device->streams; s; s = s->next) {
+        if (!all && s->home != home)
+            continue;
+        epg__capture_forget(s);
+        drop_replays(s);
+        drop_queue(s);
+        if (s->threaded)
+            engine->ops->join(engine, &s->worker);
+        s->threaded = false;
+        epg__cond_broadcast(engine, &s->progress);
+    }
+    epg__cond_broadcast(engine, &device->barrier);
+    epg__host_unlock(device);
+}
+
 void epg__host_streams_end(epg__host_device *device)
 {
-    pthread_mutex_lock(&device->lock);
+    epg__engine *engine = epg__host_engine(device);
+    epg__host_lock(device);
     for (epg_stream s = device->streams; s; s = s->next) {
         s->destroyed = true;
-        pthread_cond_signal(&s->wake);
+        epg__cond_signal(epg__host_engine(device), &s->wake);
     }
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     /* Joined before any is freed: the workers look at one another's queues. */
     for (epg_stream s = device->streams; s; s = s->next) {
         if (s->threaded)
-            pthread_join(s->worker, NULL);
+            engine->ops->join(engine, &s->worker);
         s->threaded = false;
     }
+    for (epg_stream s = device->streams; s; s = s->next)
+        drop_queue(s);
     streams_free(device->streams);
     device->streams = NULL;
 }
@@ -246,10 +295,10 @@ void epg__host_streams_end(epg__host_device *device)
 epg_status epg__host_stream_create(epg_device *base, epg_stream_kind kind, epg_stream *stream)
 {
     epg__host_device *device = epg__host_of(base);
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_stream made = epg__host_stream_new(device, false, kind == EPG_STREAM_BLOCKING);
     epg_stream dead = take_dead(device);
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     streams_free(dead);
     if (!made)
         return EPG_ERR_NO_MEMORY;
@@ -273,34 +322,36 @@ epg_status epg__host_stream_destroy(epg_device *base, epg_stream stream)
         return EPG_OK;
     if (stream == EPG_STREAM_LEGACY || stream == EPG_STREAM_PER_THREAD)
         return epg__fail(EPG_ERR_HANDLE, "epg_stream_destroy: a default stream cannot be destroyed");
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_status status = check_alive(device, stream, "epg_stream_destroy");
     if (status == EPG_OK) {
         epg__capture_forget(stream);
         stream->destroyed = true;
-        pthread_cond_signal(&stream->wake);
+        epg__cond_signal(epg__host_engine(device), &stream->wake);
     }
     epg_stream dead = take_dead(device);
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     streams_free(dead);
     return status;
 }
 
 /* ---- waiting ---- */
 
-static void wait_pushed(epg_stream stream)
+static epg_status wait_pushed(epg_stream stream)
 {
     uint64_t target = stream->pushed;
+    epg_status status = EPG_OK;
     stream->sync_waiters++;
-    while (stream->done < target)
-        pthread_cond_wait(&stream->progress, &stream->device->lock);
+    while (status == EPG_OK && stream->done < target)
+        status = epg__host_wait(stream->device, &stream->progress, "the work of a stream");
     stream->sync_waiters--;
+    return status;
 }
 
 epg_status epg__host_stream_synchronize(epg_device *base, epg_stream stream)
 {
     epg__host_device *device = epg__host_of(base);
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_status status = epg__host_resolve(device, stream, &stream);
     if (status == EPG_OK)
         status = check_alive(device, stream, "epg_stream_synchronize");
@@ -309,18 +360,18 @@ epg_status epg__host_stream_synchronize(epg_device *base, epg_stream stream)
     if (status == EPG_OK) {
         /* Work of blocking streams counts as the legacy stream's: whatever comes next on it waits for them. */
         uint64_t now = device->orders;
-        wait_pushed(stream);
-        while (stream->legacy && !blocking_done_before(device, now))
-            barrier_wait(device);
+        status = wait_pushed(stream);
+        while (status == EPG_OK && stream->legacy && !blocking_done_before(device, now))
+            status = barrier_wait(device);
     }
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     return status;
 }
 
 epg_status epg__host_stream_query(epg_device *base, epg_stream stream)
 {
     epg__host_device *device = epg__host_of(base);
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_status status = epg__host_resolve(device, stream, &stream);
     if (status == EPG_OK)
         status = check_alive(device, stream, "epg_stream_query");
@@ -329,7 +380,7 @@ epg_status epg__host_stream_query(epg_device *base, epg_stream stream)
     if (status == EPG_OK && (stream->head || (stream->legacy && !epg__host_stream_clear(stream))))
         status = epg__fail(EPG_ERR_NOT_READY, "the stream has %llu pieces of work left",
                            (unsigned long long)(stream->pushed - stream->done));
-    pthread_mutex_unlock(&device->lock);
+    epg__host_unlock(device);
     return status;
 }
 
@@ -341,15 +392,31 @@ static bool all_done_before(const epg__host_device *device, uint64_t order)
     return true;
 }
 
+static epg_status await_all(epg__host_device *device)
+{
+    uint64_t now = device->orders;
+    epg_status status = EPG_OK;
+    while (status == EPG_OK && !all_done_before(device, now))
+        status = barrier_wait(device);
+    return status;
+}
+
 epg_status epg__host_synchronize(epg_device *base)
 {
     epg__host_device *device = epg__host_of(base);
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_status status = epg__capture_check_device(device, "epg_device_synchronize");
-    uint64_t now = device->orders;
-    while (status == EPG_OK && !all_done_before(device, now))
-        barrier_wait(device);
-    pthread_mutex_unlock(&device->lock);
+    if (status == EPG_OK)
+        status = await_all(device);
+    epg__host_unlock(device);
+    return status;
+}
+
+epg_status epg__host_await_all(epg__host_device *device)
+{
+    epg__host_lock(device);
+    epg_status status = await_all(device);
+    epg__host_unlock(device);
     return status;
 }
 
@@ -368,15 +435,15 @@ static epg_status place(epg_stream stream, epg__host_work *work, const char *wha
 static epg_status submit(epg_device *base, epg_stream stream, epg__host_work *work, const char *what, bool wait)
 {
     epg__host_device *device = epg__host_of(base);
-    pthread_mutex_lock(&device->lock);
+    epg__host_lock(device);
     epg_status status = epg__host_resolve(device, stream, &stream);
     if (status == EPG_OK)
         status = place(stream, work, what);
     if (status != EPG_OK && work)
         epg__host_work_free(work);
     if (status == EPG_OK && wait)
-        wait_pushed(stream);
-    pthread_mutex_unlock(&device->lock);
+        status = wait_pushed(stream);
+    epg__host_unlock(device);
     return status;
 }
 

@@ -5,6 +5,7 @@
 #define EPG_DEVICE_OPS_H
 
 #include "core/core_int.h"
+#include "device/engine_int.h"
 #include "device/host_kernel_int.h"
 #include "epgraph/device.h"
 
@@ -72,6 +73,7 @@ struct epg_device {
     epg_log_fn log;
     void *log_ctx;
     epg_log_level log_level;
+    epg__engine *engine;       /* destroyed after the device, by device.c */
     epg__simulator *simulator; /* NULL, but on a simulated device; for the wrappers of host_kernel_int.h */
 };
 
@@ -82,8 +84,8 @@ void epg__log(epg_device *device, epg_log_level level, const char *format, ...) 
 void epg__dot_escape(const char *text, void (*write)(void *ctx, const char *text), void *ctx);
 
 /* Create a device: device_host.c; device_cuda.c or, without CUDA, device_nocuda.c. The caller (epg_device_create) fills
- * the head's log fields. */
-epg_status epg__device_host_create(const epg_device_options *options, epg_device **device);
+ * the rest of the head. */
+epg_status epg__device_host_create(epg__engine *engine, epg_device **device);
 epg_status epg__device_cuda_create(const epg_device_options *options, epg_device **device);
 
 #endif

@@ -6,12 +6,10 @@
  *
  * Symmetric memory is freed when the last rank gives it back, not the first: a rank that failed may leave while its
  * peers still write to it. */
-#include <errno.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+#include "device/device_ops.h"
 #include "team/team_ops.h"
 
 typedef struct post {
@@ -35,14 +33,15 @@ typedef struct hook {
 } hook;
 
 typedef struct world {
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
+    epg__engine *engine; /* the device's */
+    epg__lock lock;
+    epg__cond changed;
     uint32_t size, living;
     int aborted;
     char reason[160];
     post *posts[2];        /* [ranks] each */
     symmetric *symmetrics;
-    pthread_mutex_t hook_lock; /* held while hooks run, so that removal waits for them */
+    epg__lock hook_lock; /* held while hooks run, so that removal waits for them */
     hook *hooks;
     int hooks_ran;
 } world;
@@ -66,7 +65,7 @@ static epg_status post_now(threads_team *team, const void *in, size_t bytes)
 {
     world *w = team->world;
     epg_status status = EPG_OK;
-    pthread_mutex_lock(&w->lock);
+    epg__lock_take(w->engine, &w->lock);
     post *mine = &w->posts[(team->sequence + 1) & 1][team->head.rank];
     if (w->aborted) {
         status = aborted(w);
@@ -84,9 +83,9 @@ static epg_status post_now(threads_team *team, const void *in, size_t bytes)
             memcpy(mine->data, in, bytes);
         mine->bytes = bytes;
         mine->sequence = ++team->sequence;
-        pthread_cond_broadcast(&w->changed);
+        epg__cond_broadcast(w->engine, &w->changed);
     }
-    pthread_mutex_unlock(&w->lock);
+    epg__lock_drop(w->engine, &w->lock);
     if (status == EPG_ERR_NO_MEMORY)
         threads_abort(&team->head, "no memory for an all-gather"); /* the others would wait for this post */
     return status;
@@ -108,33 +107,22 @@ static uint32_t list_missing(const world *w, uint64_t sequence, char *text, size
     return missing;
 }
 
-static struct timespec deadline_after(uint32_t ms)
-{
-    struct timespec at;
-    clock_gettime(CLOCK_MONOTONIC, &at);
-    at.tv_sec += ms / 1000;
-    at.tv_nsec += (long)(ms % 1000) * 1000000;
-    if (at.tv_nsec >= 1000000000) {
-        at.tv_sec++;
-        at.tv_nsec -= 1000000000;
-    }
-    return at;
-}
-
 /* With the lock held: until every rank has posted this rank's last sequence number. */
 static epg_status wait_all(threads_team *team, const char *what)
 {
     world *w = team->world;
-    struct timespec deadline = deadline_after(team->head.timeout_ms);
+    uint64_t deadline = epg__now_ns(w->engine) + team->head.timeout_ms * 1000000ull;
+    epg_status status = EPG_OK;
     char missing[256];
     for (;;) {
         if (list_missing(w, team->sequence, missing, sizeof missing) == 0)
             return EPG_OK;
         if (w->aborted)
             return aborted(w);
-        if (pthread_cond_timedwait(&w->changed, &w->lock, &deadline) == ETIMEDOUT &&
-            list_missing(w, team->sequence, missing, sizeof missing) != 0)
+        if (status == EPG_ERR_TIMEOUT)
             return epg__fail(EPG_ERR_TIMEOUT, "%s: no answer in %u ms from rank %s", what, team->head.timeout_ms, missing);
+        EPG_TRY(status);
+        status = w->engine->ops->wait(w->engine, &w->changed, &w->lock, deadline, what);
     }
 }
 
@@ -171,11 +159,11 @@ static epg_status threads_allgather_end(epg_team *base, void *out)
     if (!team->open)
         return epg__fail(EPG_ERR_STATE, "no all-gather is open on rank %u", base->rank);
     team->open = 0;
-    pthread_mutex_lock(&w->lock);
+    epg__lock_take(w->engine, &w->lock);
     epg_status status = wait_all(team, "all-gather");
     if (status == EPG_OK)
         status = collect(team, out);
-    pthread_mutex_unlock(&w->lock);
+    epg__lock_drop(w->engine, &w->lock);
     return status;
 }
 
@@ -184,30 +172,31 @@ static epg_status threads_barrier(epg_team *base)
     threads_team *team = (threads_team *)base;
     if (team->open)
         return epg__fail(EPG_ERR_STATE, "barrier between the halves of an all-gather on rank %u", base->rank);
+    world *w = team->world;
     EPG_TRY(post_now(team, NULL, 0));
-    pthread_mutex_lock(&team->world->lock);
+    epg__lock_take(w->engine, &w->lock);
     epg_status status = wait_all(team, "barrier");
-    pthread_mutex_unlock(&team->world->lock);
+    epg__lock_drop(w->engine, &w->lock);
     return status;
 }
 
 static epg_status threads_abort(epg_team *base, const char *reason)
 {
     world *w = world_of(base);
-    pthread_mutex_lock(&w->lock);
+    epg__lock_take(w->engine, &w->lock);
     if (!w->aborted) {
         w->aborted = 1;
         snprintf(w->reason, sizeof w->reason, "rank %u aborted the team: %s", base->rank, reason);
     }
-    pthread_cond_broadcast(&w->changed);
-    pthread_mutex_unlock(&w->lock);
+    epg__cond_broadcast(w->engine, &w->changed);
+    epg__lock_drop(w->engine, &w->lock);
 
-    pthread_mutex_lock(&w->hook_lock);
+    epg__lock_take(w->engine, &w->hook_lock);
     if (!w->hooks_ran)
         for (hook *h = w->hooks; h; h = h->next)
             h->fn(h->ctx);
     w->hooks_ran = 1;
-    pthread_mutex_unlock(&w->hook_lock);
+    epg__lock_drop(w->engine, &w->hook_lock);
     return EPG_OK;
 }
 
@@ -218,19 +207,19 @@ static epg_status threads_on_abort_add(epg_team *base, void (*fn)(void *ctx), vo
     if (!h)
         return EPG_ERR_NO_MEMORY;
     *h = (hook){NULL, fn, ctx};
-    pthread_mutex_lock(&w->hook_lock);
+    epg__lock_take(w->engine, &w->hook_lock);
     h->next = w->hooks;
     w->hooks = h;
     if (w->hooks_ran)
         fn(ctx);
-    pthread_mutex_unlock(&w->hook_lock);
+    epg__lock_drop(w->engine, &w->hook_lock);
     return EPG_OK;
 }
 
 static void threads_on_abort_remove(epg_team *base, void (*fn)(void *ctx), void *ctx)
 {
     world *w = world_of(base);
-    pthread_mutex_lock(&w->hook_lock);
+    epg__lock_take(w->engine, &w->hook_lock);
     for (hook **link = &w->hooks; *link; link = &(*link)->next) {
         hook *h = *link;
         if (h->fn == fn && h->ctx == ctx) {
@@ -239,7 +228,7 @@ static void threads_on_abort_remove(epg_team *base, void (*fn)(void *ctx), void 
             break;
         }
     }
-    pthread_mutex_unlock(&w->hook_lock);
+    epg__lock_drop(w->engine, &w->hook_lock);
 }
 
 /* With the lock held: the record of the numbered allocation, made by the first rank to ask. */
@@ -292,7 +281,7 @@ static epg_status compare_offers(const threads_team *team, const offer *offers)
 static void threads_symmetric_free(epg_team *base, void *own)
 {
     world *w = world_of(base);
-    pthread_mutex_lock(&w->lock);
+    epg__lock_take(w->engine, &w->lock);
     for (symmetric *s = w->symmetrics; s; s = s->next) {
         if (s->bases[base->rank] != own)
             continue;
@@ -300,7 +289,7 @@ static void threads_symmetric_free(epg_team *base, void *own)
             symmetric_drop(w, s);
         break;
     }
-    pthread_mutex_unlock(&w->lock);
+    epg__lock_drop(w->engine, &w->lock);
 }
 
 static epg_status threads_symmetric_alloc(epg_team *base, size_t bytes, void **peers)
@@ -313,13 +302,13 @@ static epg_status threads_symmetric_alloc(epg_team *base, size_t bytes, void **p
     int recorded = 0;
 
     if (memory) {
-        pthread_mutex_lock(&w->lock);
+        epg__lock_take(w->engine, &w->lock);
         symmetric *s = symmetric_at(w, number);
         if (s) {
             s->bases[base->rank] = memory;
             s->recorded++;
         }
-        pthread_mutex_unlock(&w->lock);
+        epg__lock_drop(w->engine, &w->lock);
         recorded = s != NULL;
     }
     /* A rank without memory still takes part, so that its peers learn of it at once. */
@@ -359,18 +348,18 @@ static void world_free(world *w)
         w->hooks = h->next;
         free(h);
     }
-    pthread_mutex_destroy(&w->hook_lock);
-    pthread_mutex_destroy(&w->lock);
-    pthread_cond_destroy(&w->changed);
+    w->engine->ops->lock_destroy(&w->hook_lock);
+    w->engine->ops->lock_destroy(&w->lock);
+    w->engine->ops->cond_destroy(&w->changed);
     free(w);
 }
 
 static void threads_destroy(epg_team *base)
 {
     world *w = world_of(base);
-    pthread_mutex_lock(&w->lock);
+    epg__lock_take(w->engine, &w->lock);
     uint32_t living = --w->living;
-    pthread_mutex_unlock(&w->lock);
+    epg__lock_drop(w->engine, &w->lock);
     free(base);
     if (living == 0)
         world_free(w);
@@ -389,19 +378,16 @@ static const epg__team_ops threads_ops = {
     .on_abort_remove = threads_on_abort_remove,
 };
 
-static world *world_create(uint32_t size)
+static world *world_create(epg__engine *engine, uint32_t size)
 {
     world *w = epg__zalloc(1, sizeof *w, "a team");
     if (!w)
         return NULL;
     w->size = size;
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&w->changed, &monotonic);
-    pthread_condattr_destroy(&monotonic);
-    pthread_mutex_init(&w->lock, NULL);
-    pthread_mutex_init(&w->hook_lock, NULL);
+    w->engine = engine;
+    engine->ops->cond_init(&w->changed);
+    engine->ops->lock_init(&w->lock);
+    engine->ops->lock_init(&w->hook_lock);
     w->posts[0] = epg__zalloc(size, sizeof(post), "a team's posts");
     w->posts[1] = w->posts[0] ? epg__zalloc(size, sizeof(post), "a team's posts") : NULL;
     if (!w->posts[1]) {
@@ -440,7 +426,7 @@ epg_status epg_team_create_threads(epg_device *device, const epg_team_options *o
     if (timeout_ms == 0)
         EPG_TRY(epg__setting_integer(EPG__SETTING_TIMEOUT_MS, 1, UINT32_MAX, &timeout_ms));
 
-    world *w = world_create(count);
+    world *w = world_create(device->engine, count);
     threads_team **members = w ? epg__zalloc(count, sizeof *members, "a team's ranks") : NULL;
     uint32_t made = 0;
     while (members && made < count && (members[made] = member_create(w, device, made, (uint32_t)timeout_ms)))
