@@ -13,7 +13,8 @@
 
 static uint64_t device_now_ns(epg_device *device)
 {
-    epg__data_look(device->simulator, "looks at the clock", NULL, 0);
+    if (device->simulator)
+        device->simulator->ops->look(device->simulator, "looks at the clock", 0, NULL, 0);
     return epg__now_ns(device->engine);
 }
 

@@ -26,12 +26,12 @@ typedef struct epg__simulator_ops {
     /* A relaxed store, made now or later; `split`: in pieces. */
     void (*store)(epg__simulator *sim, const char *what, void *to, const void *from, size_t bytes, int split);
     /* A store with release: everything this stream stored before is visible first. */
-    void (*release)(epg__simulator *sim, const char *what, void *to, const void *from, size_t bytes);
+    void (*release)(epg__simulator *sim, const char *what, int noted, void *to, const void *from, size_t bytes);
     /* Comes right before a read of `bytes` at `from`; what the stream stored there itself is there. */
-    void (*look)(epg__simulator *sim, const char *what, const void *from, size_t bytes);
+    void (*look)(epg__simulator *sim, const char *what, int noted, const void *from, size_t bytes);
     void (*ring)(epg__simulator *sim, epg__doorbell *bell);
     void (*wait)(epg__simulator *sim, epg__doorbell *bell, uint32_t seen, uint64_t ns);
-    /* What the next accesses of this fiber are about, for a trace. */
+    /* For a trace: what this fiber's stores, and its `noted` accesses, are about from here on. */
     void (*note)(epg__simulator *sim, const char *format, ...) __attribute__((format(printf, 2, 3)));
 } epg__simulator_ops;
 
@@ -74,7 +74,7 @@ static inline void epg__mark_store(epg__simulator *sim, uint32_t *to, uint32_t m
 static inline void epg__data_look(epg__simulator *sim, const char *what, const void *from, size_t bytes)
 {
     if (__builtin_expect(sim != NULL, 0))
-        sim->ops->look(sim, what, from, bytes);
+        sim->ops->look(sim, what, 1, from, bytes);
 }
 
 /* How many of `count` elements to read between two looks: all of them, or under a simulator half. */
@@ -99,7 +99,7 @@ static inline void epg__rows_load(epg__simulator *sim, void *to, const char *fro
 static inline void epg__signal_store(epg__simulator *sim, uint64_t *word, uint64_t value)
 {
     if (__builtin_expect(sim != NULL, 0))
-        sim->ops->release(sim, "stores a signal", word, &value, sizeof value);
+        sim->ops->release(sim, "stores a signal", 1, word, &value, sizeof value);
     else
         __atomic_store_n(word, value, __ATOMIC_RELEASE);
 }
@@ -114,13 +114,14 @@ static inline uint64_t epg__signal_load(epg__simulator *sim, const uint64_t *wor
 /* Words that carry no data behind them: counters, masks, records of waiting. */
 static inline uint32_t epg__word_load(epg__simulator *sim, const uint32_t *word)
 {
-    epg__data_look(sim, "looks at a word", word, sizeof *word);
+    if (__builtin_expect(sim != NULL, 0))
+        sim->ops->look(sim, "looks at a word", 0, word, sizeof *word);
     return __atomic_load_n(word, __ATOMIC_ACQUIRE);
 }
 static inline void epg__word_store(epg__simulator *sim, uint32_t *word, uint32_t value)
 {
     if (__builtin_expect(sim != NULL, 0))
-        sim->ops->release(sim, "stores a word", word, &value, sizeof value);
+        sim->ops->release(sim, "stores a word", 0, word, &value, sizeof value);
     else
         __atomic_store_n(word, value, __ATOMIC_RELEASE);
 }
@@ -134,7 +135,8 @@ void epg__doorbell_ring(epg__simulator *sim, epg__doorbell *bell);
  * caller last looked at the signal, so that no ring between look and sleep is lost. */
 static inline uint32_t epg__doorbell_seen(epg__simulator *sim, const epg__doorbell *bell)
 {
-    epg__data_look(sim, "looks at the doorbell", &bell->rings, sizeof bell->rings);
+    if (__builtin_expect(sim != NULL, 0))
+        sim->ops->look(sim, "looks at its doorbell", 0, &bell->rings, sizeof bell->rings);
     return __atomic_load_n(&bell->rings, __ATOMIC_SEQ_CST);
 }
 void epg__doorbell_wait(epg__simulator *sim, epg__doorbell *bell, uint32_t seen, uint64_t ns);

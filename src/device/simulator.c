@@ -153,18 +153,27 @@ static void digest_text(epg__sim *sim, const char *text)
     digest_word(sim, hash);
 }
 
-/* `what` NULL: a host program leaves a library call; told where a note says what the call did. */
-static void trace(const epg__sim *sim, const epg__fiber *fiber, const char *what)
+static void trace(const epg__sim *sim, const epg__fiber *fiber, const char *what, bool noted)
 {
+    const char *work = fiber->work, *note = noted ? fiber->note : "";
     char text[256];
-    if (!what && (fiber->work || !*fiber->note))
+    if (!what && (work || !*note))
         return;
-    snprintf(text, sizeof text, "%s%s%s%s%s", fiber->work ? fiber->work : "", fiber->work ? ": " : "", what ? what : "",
-             what && *fiber->note ? " " : "", fiber->note);
+    snprintf(text, sizeof text, "%s%s%s%s%s", work ? work : "", work ? ": " : "", what ? what : "",
+             what && *note ? " " : "", note);
     sim->options.trace(sim->options.trace_ctx, sim->now, fiber->name, text);
 }
 
-static void account(epg__sim *sim, const char *what, uint64_t value)
+static void check_bound(epg__sim *sim)
+{
+    if (!sim->running || !sim->options.max_moves || sim->run_moves < sim->options.max_moves || sim->over)
+        return;
+    snprintf(sim->why, sizeof sim->why, "the run is not over after %llu moves",
+             (unsigned long long)sim->options.max_moves);
+    sim->over = EPG_ERR_TIMEOUT;
+}
+
+static void account(epg__sim *sim, const char *what, bool noted, uint64_t value)
 {
     epg__fiber *self = sim->current;
     sim->moves++;
@@ -175,15 +184,11 @@ static void account(epg__sim *sim, const char *what, uint64_t value)
     if (what)
         digest_text(sim, what);
     if (sim->options.trace)
-        trace(sim, self, what);
-    if (sim->running && sim->options.max_moves && sim->run_moves >= sim->options.max_moves && !sim->over) {
-        snprintf(sim->why, sizeof sim->why, "the run is not over after %llu moves",
-                 (unsigned long long)sim->options.max_moves);
-        sim->over = EPG_ERR_TIMEOUT;
-    }
+        trace(sim, self, what, noted);
+    check_bound(sim);
 }
 
-void epg__sim_move(epg__sim *sim, const char *what, uint64_t value)
+void epg__sim_move_noted(epg__sim *sim, const char *what, bool noted, uint64_t value)
 {
     epg__fiber *self = sim->current;
     if (self->locks == 0) {
@@ -191,7 +196,7 @@ void epg__sim_move(epg__sim *sim, const char *what, uint64_t value)
             self->pace = (uint32_t)(epg__sim_random(sim) % PACES);
         switch_to(sim, choose(sim), false);
     }
-    account(sim, what, value);
+    account(sim, what, noted, value);
 }
 
 /* Hands the caller what ended all moves. */
@@ -215,7 +220,7 @@ epg_status epg__sim_block(epg__sim *sim, const void *on, uint64_t deadline, cons
     self->waits_on = NULL;
     if (self == &sim->caller && sim->over)
         return caller_gives_up(sim);
-    account(sim, NULL, self->expired);
+    account(sim, NULL, false, self->expired);
     return self->expired ? EPG_ERR_TIMEOUT : EPG_OK;
 }
 

@@ -101,8 +101,13 @@ static inline uint64_t epg__sim_after(const epg__sim *sim, uint64_t ns)
 }
 
 /* One move of the current fiber: others may come first; returns when it is its turn to do `what`, which changes the
- * world at once after. `value` goes into the digest. A `what` of NULL is not traced. */
-void epg__sim_move(epg__sim *sim, const char *what, uint64_t value);
+ * world at once after. `value` goes into the digest. `noted`: a trace adds the fiber's note. A `what` of NULL leaves a
+ * library call, and is traced only where there is a note of what that call did. */
+void epg__sim_move_noted(epg__sim *sim, const char *what, bool noted, uint64_t value);
+static inline void epg__sim_move(epg__sim *sim, const char *what, uint64_t value)
+{
+    epg__sim_move_noted(sim, what, what == NULL, value);
+}
 
 /* The current fiber makes no move until epg__sim_wake(what it waits on), or the deadline. EPG_OK, EPG_ERR_TIMEOUT, or,
  * for the caller alone, EPG_ERR_STATE: nobody can move any more. */

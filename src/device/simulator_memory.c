@@ -154,7 +154,7 @@ static bool hold(epg__sim *sim, void *to, const void *from, size_t bytes)
 
 static void store_part(epg__sim *sim, const char *what, void *to, const void *from, size_t bytes)
 {
-    epg__sim_move(sim, what, digest_of(from, bytes));
+    epg__sim_move_noted(sim, what, true, digest_of(from, bytes));
     land_own(sim, to, bytes); /* one stream's stores to one place stay in order */
     bool late = epg__sim_random(sim) % 100 < sim->options.late_percent;
     if (!late || !sim->current->work || !hold(sim, to, from, bytes))
@@ -172,18 +172,19 @@ static void hook_store(epg__simulator *simulator, const char *what, void *to, co
     }
 }
 
-static void hook_release(epg__simulator *simulator, const char *what, void *to, const void *from, size_t bytes)
+static void hook_release(epg__simulator *simulator, const char *what, int noted, void *to, const void *from,
+                         size_t bytes)
 {
     epg__sim *sim = epg__sim_of(simulator);
-    epg__sim_move(sim, what, digest_of(from, bytes));
+    epg__sim_move_noted(sim, what, noted, digest_of(from, bytes));
     epg__sim_flush(sim, sim->current);
     memcpy(to, from, bytes);
 }
 
-static void hook_look(epg__simulator *simulator, const char *what, const void *from, size_t bytes)
+static void hook_look(epg__simulator *simulator, const char *what, int noted, const void *from, size_t bytes)
 {
     epg__sim *sim = epg__sim_of(simulator);
-    epg__sim_move(sim, what, bytes);
+    epg__sim_move_noted(sim, what, noted, bytes);
     land_own(sim, from, bytes);
 }
 

@@ -197,7 +197,7 @@ static epg_status make_local(epg_group *g, uint32_t spin)
         lane->sim = g->device->simulator;
         lane->rank = rank;
         lane->first_expert = rank * lane->local_experts;
-        lane->spin = spin;
+        lane->spin = lane->sim ? 0 : spin; /* polls that are moves gain nothing */
         lane->peers = g->peers;
         lane->expert_map = g->expert_map;
         g->lanes_made = l + 1;

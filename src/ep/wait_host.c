@@ -157,8 +157,11 @@ int epg__await_signal(const epg__lane *lane, uint32_t kind, uint32_t peer, uint3
     int found = look(&s, count);
     if (found == 0) {
         uint64_t *published = &((epg_wire_lane *)own)->waiting;
+        EPG__NOTE(lane->sim, "that says: waiting for rank %u, epoch %u", peer, epoch);
         epg__signal_store(lane->sim, published, epg__waiting_make(operation, peer, epoch)); /* partner: waits_for */
+        EPG__NOTE(lane->sim, "of rank %u, epoch %u", peer, epoch);
         found = wait_longer(&s, count);
+        EPG__NOTE(lane->sim, "that says: waiting for nobody");
         epg__signal_store(lane->sim, published, 0);
     }
     return found > 0;
