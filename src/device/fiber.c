@@ -32,10 +32,13 @@ static void asan_arrive(epg__context *self)
     __sanitizer_finish_switch_fiber(self->fake, &self->from->bottom, &self->from->bytes);
 }
 static void asan_forget(void *stack, size_t bytes) { __asan_unpoison_memory_region(stack, bytes); }
+/* Its swapcontext clears the marks of the whole stack that it is told of, at each switch. */
+static void asan_hide_stack(ucontext_t *machine) { machine->uc_stack.ss_size = 0; }
 #else
 static void asan_leave(epg__context *from, const epg__context *to, bool ends) { (void)from, (void)to, (void)ends; }
 static void asan_arrive(epg__context *self) { (void)self; }
 static void asan_forget(void *stack, size_t bytes) { (void)stack, (void)bytes; }
+static void asan_hide_stack(ucontext_t *machine) { (void)machine; }
 #endif
 
 #ifdef WITH_TSAN
@@ -116,6 +119,7 @@ bool epg__context_create(epg__context *context, epg__stack_pool *pool, void (*en
     context->machine.uc_link = NULL;
     makecontext(&context->machine, (void (*)(void))enter_halves, 6, high(self), low(self), high(fn), low(fn), high(given),
                 low(given));
+    asan_hide_stack(&context->machine);
     tsan_create(context);
     return true;
 }
