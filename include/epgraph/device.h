@@ -162,7 +162,7 @@ EPG_API epg_status epg_host_func(epg_device *device, epg_stream stream, void (*f
 EPG_API epg_status epg_host_launch(epg_device *device, epg_stream stream, void (*fn)(const void *args),
                                    const void *args, size_t bytes, const char *name);
 
-/* ---- capture ---- */
+/* ---- capture. docs/capture-rules.md says what each call answers, and does to a capture, while there is one. ---- */
 EPG_API epg_status epg_capture_begin(epg_device *device, epg_stream stream, epg_capture_mode mode);
 
 /* Ends the capture begun on `stream`. On failure the stream has left capture all the same and *graph is untouched. */

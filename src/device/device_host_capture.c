@@ -1,7 +1,7 @@
 /* The host device's capture: which calls a capture allows, and what becomes a node.
  *
- * Not here: running what was captured (device_host_graph.c). The rules were read off the answers of a real driver
- * (CUDA 13.0), and must give them.
+ * Not here: running what was captured (device_host_graph.c). docs/capture-rules.md states the rules, one by one, with
+ * the answers of a driver from which they were derived; the numbers in the comments below are its.
  *
  * Invariants: a stream is in at most one capture. A capture lives from its begin to its end (or the end of its
  * origin), valid or not. A node depends on nodes with smaller numbers only. A stream's frontier holds what its next
@@ -56,7 +56,7 @@ static epg__host_capture *blocking_captures(epg__host_device *device, const char
     return found;
 }
 
-/* Does `capture` forbid potentially unsafe calls to this thread? */
+/* Rule 6: does `capture` object to potentially unsafe calls of this thread? */
 static bool forbids(const epg__host_capture *capture, const epg__host_thread *thread)
 {
     bool mine = thread && capture->owner == thread && capture->mode != EPG_CAPTURE_RELAXED;
@@ -75,6 +75,7 @@ uint64_t epg__capture_id(epg_stream stream) { return stream->capture ? stream->c
 
 /* ---- checks ---- */
 
+/* Rules 4 and 8. */
 static epg_status check_legacy(epg_stream stream, const char *what, bool kills)
 {
     if (!stream->legacy)
@@ -111,6 +112,7 @@ epg_status epg__capture_check_unsafe(epg__host_device *device, const char *what)
                      "mode relaxed", what, (unsigned long long)found->id, found->owner == self ? "this" : "another");
 }
 
+/* Rule 2. */
 epg_status epg__capture_refuse(epg_stream stream, const char *what)
 {
     invalidate(stream->capture, what);
@@ -118,6 +120,7 @@ epg_status epg__capture_refuse(epg_stream stream, const char *what)
                      (unsigned long long)stream->capture->id);
 }
 
+/* Rule 3, in the order of rule 7. */
 epg_status epg__capture_check_progress(epg_stream stream, const char *what)
 {
     EPG_TRY(epg__capture_check_work(stream, what));
@@ -126,6 +129,7 @@ epg_status epg__capture_check_progress(epg_stream stream, const char *what)
     return epg__capture_check_unsafe(stream->device, what);
 }
 
+/* Rule 3. */
 epg_status epg__capture_check_device(epg__host_device *device, const char *what)
 {
     if (!device->captures)
@@ -136,6 +140,7 @@ epg_status epg__capture_check_device(epg__host_device *device, const char *what)
                      (unsigned long long)device->captures->id);
 }
 
+/* Rule 9. */
 epg_status epg__capture_check_event(epg__host_device *device, epg_event event, bool kills, const char *what)
 {
     if (!event->capture_id)
@@ -245,6 +250,7 @@ static epg_status join(epg_stream stream, epg_event event, epg__host_capture *ca
     return EPG_OK;
 }
 
+/* Rules 10 to 12. */
 static epg_status wait_captured(epg_stream stream, epg_event event)
 {
     const char *what = "epg_stream_wait_event";
@@ -324,6 +330,7 @@ void epg__capture_drop_all(epg__host_device *device)
         capture_release(device, device->captures);
 }
 
+/* Rule 13. */
 static epg_status begin(epg__host_device *device, epg_stream stream, epg_capture_mode mode)
 {
     EPG_TRY(epg__host_resolve(device, stream, &stream));
@@ -377,6 +384,7 @@ static epg_status check_joined(const epg__host_capture *capture)
     return EPG_OK;
 }
 
+/* Rule 14. */
 static epg_status check_end(epg__host_device *device, const epg__host_capture *capture)
 {
     if (capture->mode != EPG_CAPTURE_RELAXED && capture->owner != epg__host_thread_peek(device))

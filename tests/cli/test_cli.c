@@ -6,80 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #include <jansson.h>
 #include <cmocka.h>
+#include "support/command.h"
 
 #define AZURE_TRACE "../shared/data/AzureLLMInferenceTrace_code.csv"
-
-typedef struct outcome {
-    int code;
-    char text[16384];           /* stdout and stderr */
-} outcome;
-
-static const char *directory(void **state) { return *state; }
-
-/* Runs $EPGRAPH_BUILD/epgraph with `arguments`, in which every "@" stands for the test's directory. */
-static outcome run(void **state, const char *arguments)
-{
-    char command[8192];
-    const char *build = getenv("EPGRAPH_BUILD");
-    int length = snprintf(command, sizeof(command), "%s/epgraph ", build ? build : "build");
-    for (const char *at = arguments; *at; at++)
-        length += snprintf(command + length, sizeof(command) - (size_t)length, *at == '@' ? "%s" : "%.1s",
-                           *at == '@' ? directory(state) : at);
-    snprintf(command + length, sizeof(command) - (size_t)length, " 2>&1 </dev/null");
-    outcome out = {0};
-    FILE *pipe = popen(command, "r");
-    assert_non_null(pipe);
-    size_t got = fread(out.text, 1, sizeof(out.text) - 1, pipe);
-    out.text[got] = '\0';
-    int status = pclose(pipe);
-    out.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-    return out;
-}
-
-static void expect(void **state, const char *arguments, int code, const char *named)
-{
-    outcome out = run(state, arguments);
-    if (out.code != code)
-        fail_msg("epgraph %s: exit code %d, not %d: %s", arguments, out.code, code, out.text);
-    if (named && !strstr(out.text, named))
-        fail_msg("epgraph %s: \"%s\" is not in: %s", arguments, named, out.text);
-}
-
-static const char *path(void **state, const char *name, char *text, size_t bytes)
-{
-    snprintf(text, bytes, "%s/%s", directory(state), name);
-    return text;
-}
-
-static void write_file(void **state, const char *name, const char *content, size_t bytes)
-{
-    char text[512];
-    FILE *file = fopen(path(state, name, text, sizeof(text)), "w");
-    assert_non_null(file);
-    assert_int_equal(fwrite(content, 1, bytes, file), bytes);
-    assert_int_equal(fclose(file), 0);
-}
-
-/* The whole file, with a zero behind it. */
-static char *read_file(void **state, const char *name, size_t *bytes)
-{
-    char text[512];
-    FILE *file = fopen(path(state, name, text, sizeof(text)), "r");
-    assert_non_null(file);
-    assert_int_equal(fseek(file, 0, SEEK_END), 0);
-    *bytes = (size_t)ftell(file);
-    rewind(file);
-    char *content = malloc(*bytes + 1);
-    assert_non_null(content);
-    assert_int_equal(fread(content, 1, *bytes, file), *bytes);
-    content[*bytes] = '\0';
-    fclose(file);
-    return content;
-}
 
 /* A good checkpoint in NAME, for a test to damage. */
 static void write_model(void **state, const char *name)
@@ -324,22 +256,12 @@ static void test_info(void **state)
 
 static int set_up(void **state)
 {
-    static char name[64];
-    strcpy(name, "/tmp/epgraph-cli-XXXXXX");
-    *state = mkdtemp(name);
-    if (!*state)
+    if (make_directory(state))
         return -1;
     outcome out = run(state, "model --preset tiny @/good");
     if (out.code)
         print_error("%s\n", out.text);
     return out.code;
-}
-
-static int tear_down(void **state)
-{
-    char command[128];
-    snprintf(command, sizeof(command), "rm -rf '%s'", directory(state));
-    return system(command);
 }
 
 int main(void)
@@ -350,5 +272,5 @@ int main(void)
         cmocka_unit_test(test_damaged_config),  cmocka_unit_test(test_damaged_tensors),
         cmocka_unit_test(test_checked_run),     cmocka_unit_test(test_digests), cmocka_unit_test(test_types),
         cmocka_unit_test(test_azure_trace),     cmocka_unit_test(test_info),    cmocka_unit_test(test_settings)};
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up, remove_directory);
 }

@@ -13,6 +13,7 @@
 #include "epgraph/conform.h"
 
 #define TRUTH "tests/data/capture_h200.csv"
+#define RULES "docs/capture-rules.md"
 enum { ROWS = 900, LINE = 160 };
 
 typedef struct table {
@@ -125,6 +126,24 @@ static void rows_stand_alone(void **state)
     free(part);
 }
 
+static void every_operation_has_a_rule(void **state)
+{
+    static char text[65536];
+    FILE *file = fopen(RULES, "r");
+    (void)state;
+    assert_non_null(file);
+    text[fread(text, 1, sizeof text - 1, file)] = 0;
+    fclose(file);
+    for (uint32_t i = 0; i < epg_conform_count(); i++) {
+        epg_conform_row row = EPG_CONFORM_ROW_INIT;
+        char quoted[80];
+        assert_int_equal(epg_conform_describe(i, &row), EPG_OK);
+        snprintf(quoted, sizeof quoted, "`%s`", row.op);
+        if (!strstr(text, quoted))
+            fail_msg(RULES " names no rule for %s", row.op);
+    }
+}
+
 static void bad_arguments(void **state)
 {
     epg_conform_options options = EPG_CONFORM_OPTIONS_INIT;
@@ -161,6 +180,7 @@ int main(void)
         cmocka_unit_test(every_row_is_the_drivers),
         cmocka_unit_test(another_table_may_be_compared),
         cmocka_unit_test(rows_stand_alone),
+        cmocka_unit_test(every_operation_has_a_rule),
         cmocka_unit_test(bad_arguments),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -23,7 +23,7 @@ typedef struct things {
     epg_event e, f;
     epg_graph g;
     epg_exec x;
-    void *memory;
+    void *memory, *pooled, *captured;
     int runs, right;
 } things;
 
@@ -44,6 +44,8 @@ static epg_status record(things *t)
     TRY(epg_event_record(t->d, t->e, t->a));
     TRY(epg_stream_wait_event(t->d, t->b, t->e));
     TRY(epg_host_func(t->d, t->b, add_one, &t->right, "right"));
+    TRY(epg_memory_alloc_async(t->d, 100, t->b, &t->captured));
+    TRY(epg_memory_free_async(t->d, t->captured, t->b));
     TRY(epg_event_record(t->d, t->e, t->b));
     return epg_stream_wait_event(t->d, t->a, t->e);
 }
@@ -77,6 +79,9 @@ static epg_status work(things *t)
     TRY(epg_memset_async(t->d, t->memory, 1, 100, t->b));
     TRY(epg_memcpy(t->d, &word, &from, sizeof word));
     TRY(epg_host_func(t->d, EPG_STREAM_PER_THREAD, add_one, &t->runs, NULL));
+    TRY(epg_memory_alloc_async(t->d, 100, t->a, &t->pooled));
+    TRY(epg_memset_async(t->d, t->pooled, 1, 100, t->a));
+    TRY(epg_memory_free_async(t->d, t->pooled, t->a));
     TRY(epg_device_synchronize(t->d));
     TRY(epg_capture_mode_exchange(t->d, &mode));
     TRY(capture(t));
