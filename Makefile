@@ -4,7 +4,8 @@
 #   make CUDA=0            without the CUDA device; CUDA=1: with it, or an error that says what is missing. Left unset,
 #                          it is built where CUDA 13's nvcc is found (NVCC=... names one)
 #   make CUDA_ARCH="90a"   GPU generations to build kernels for (80 90 100)
-#   make gpu-test          tests that need a GPU; skipped, with the reason, where there is none
+#   make gpu-test          the tests of devices on the GPU, and those that need one; skipped, with the reason, where
+#                          there is none. make gpu-sanitize: under compute-sanitizer
 #   make test-asan         the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make test-tsan         the tests under ThreadSanitizer
 #   make install PREFIX=/usr DESTDIR=...
@@ -31,7 +32,12 @@ LIB_SOURCES := $(filter-out $(CUDA_C_SOURCES) $(CUDA_ABSENT_SOURCES),$(wildcard 
 LIB_SOURCES += $(if $(WITH_CUDA),$(CUDA_C_SOURCES) $(wildcard src/*/*.cu),$(CUDA_ABSENT_SOURCES))
 CLI_SOURCES := $(wildcard cli/*.c)
 EXAMPLE_SOURCES := $(wildcard examples/*.c)
-SUPPORT_SOURCES := $(wildcard tests/support/*.c)
+with_cuda_or_not = $(filter-out $(if $(WITH_CUDA),%_nocuda.c,%_cuda.c %_cuda.cu),$(1))
+SUPPORT_SOURCES := $(call with_cuda_or_not,$(wildcard tests/support/*.c tests/support/*.cu))
+# Bodies for either device, and tests of what a GPU alone has.
+DEVICE_TEST_SOURCES := $(addprefix tests/,unit/test_device.c unit/test_capture.c conform/test_conform.c conform/test_runner.c)
+GPU_TEST_SOURCES := $(wildcard tests/gpu/test_*.c)
+GPU_SUPPORT_SOURCES := $(wildcard tests/gpu/*_cuda.cu)
 TEST_SOURCES := $(wildcard tests/unit/test_*.c tests/conform/test_*.c tests/multi/test_*.c tests/cli/test_*.c)
 
 objects = $(patsubst %,$(BUILD)/%.o,$(basename $(1)))
@@ -40,10 +46,12 @@ SHARED := $(BUILD)/libepgraph.so.$(VERSION)
 CLI := $(BUILD)/epgraph
 EXAMPLES := $(patsubst examples/%.c,$(BUILD)/examples/%,$(EXAMPLE_SOURCES))
 TESTS := $(patsubst %.c,$(BUILD)/%,$(TEST_SOURCES))
+DEVICE_TESTS := $(patsubst %.c,$(BUILD)/%,$(DEVICE_TEST_SOURCES))
+GPU_TESTS := $(if $(WITH_CUDA),$(patsubst %.c,$(BUILD)/%,$(GPU_TEST_SOURCES)))
 # Tests make the Nth allocation fail (tests/support/oom.c).
 WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign,--wrap=free,--wrap=pthread_create
 
-.PHONY: all run test tests test-asan test-tsan install clean setup setup-tests check-setup
+.PHONY: all run test tests gpu-test gpu-sanitize test-asan test-tsan install clean setup setup-tests check-setup
 .SECONDARY:
 
 all: check-setup $(STATIC) $(SHARED) $(if $(CLI_SOURCES),$(CLI)) $(EXAMPLES)
@@ -59,10 +67,25 @@ run: setup
 	@$(MAKE) --no-print-directory all
 	@tools/run.sh $(CLI)
 
-tests: $(TESTS)
+tests: $(TESTS) $(GPU_TESTS)
 test: setup-tests
 	@$(MAKE) --no-print-directory all tests
 	@tests/run.sh $(BUILD) $(TESTS)
+
+gpu-test: setup-tests
+	@$(MAKE) --no-print-directory all tests
+	@EPGRAPH_TEST_DEVICE=cuda EPGRAPH_TEST_ALL_MAY_SKIP=1 tests/run.sh $(BUILD) $(DEVICE_TESTS) $(GPU_TESTS)
+
+# A device's errors are what many tests provoke, so API errors are not reported.
+SANITIZER ?= $(CUDA_HOME)/bin/compute-sanitizer
+gpu-sanitize: setup-tests
+	@$(MAKE) --no-print-directory all tests
+	@for tool in memcheck initcheck synccheck racecheck; do \
+	  echo "== $$tool"; \
+	  EPGRAPH_TEST_DEVICE=cuda EPGRAPH_TEST_ALL_MAY_SKIP=1 \
+	  EPGRAPH_TEST_WRAP="$(SANITIZER) --tool $$tool --report-api-errors no --error-exitcode 1" \
+	  tests/run.sh $(BUILD) $(BUILD)/tests/unit/test_device $(GPU_TESTS) || exit 1; \
+	done
 
 test-asan: setup-tests
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)-asan CFLAGS="-O1 -g -fno-omit-frame-pointer" \
@@ -109,6 +132,8 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(call objects,$(SUPPORT_SOURCES)) $(STATIC
 	$(QUIET)$(CC) $(LDFLAGS) $(WRAP) -o $@ $^ -lcmocka $(LIBS)
 
 $(BUILD)/tests/%.o: override CPPFLAGS += -Itests
+$(BUILD)/tests/%.o: CUDA_CPPFLAGS += -Itests
+$(GPU_TESTS): $(call objects,$(GPU_SUPPORT_SOURCES))
 
 install: all
 	tools/install.sh "$(DESTDIR)$(PREFIX)" "$(PREFIX)" "$(BUILD)" "$(VERSION)" "$(CUDA_LIBS)"
@@ -116,4 +141,4 @@ install: all
 clean:
 	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan
 
--include $(patsubst %.o,%.d,$(call objects,$(LIB_SOURCES) $(CLI_SOURCES) $(EXAMPLE_SOURCES) $(SUPPORT_SOURCES) $(TEST_SOURCES)))
+-include $(patsubst %.o,%.d,$(call objects,$(LIB_SOURCES) $(CLI_SOURCES) $(EXAMPLE_SOURCES) $(SUPPORT_SOURCES) $(TEST_SOURCES) $(GPU_TEST_SOURCES) $(GPU_SUPPORT_SOURCES)))

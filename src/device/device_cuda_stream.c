@@ -111,6 +111,8 @@ epg_status epg__cuda_event_elapsed_us(epg_device *device, epg_event start, epg_e
 epg_status epg__cuda_memcpy_async(epg_device *device, void *to, const void *from, size_t bytes, epg_stream stream)
 {
     epg__cuda_call call;
+    if (bytes == 0)
+        return EPG_OK;
     EPG_TRY(epg__cuda_enter(device, "epg_memcpy_async", &call));
     return epg__cuda_leave(&call, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, epg__cuda_stream(stream)));
 }
@@ -118,6 +120,8 @@ epg_status epg__cuda_memcpy_async(epg_device *device, void *to, const void *from
 epg_status epg__cuda_memset_async(epg_device *device, void *to, int value, size_t bytes, epg_stream stream)
 {
     epg__cuda_call call;
+    if (bytes == 0)
+        return EPG_OK;
     EPG_TRY(epg__cuda_enter(device, "epg_memset_async", &call));
     return epg__cuda_leave(&call, cudaMemsetAsync(to, value, bytes, epg__cuda_stream(stream)));
 }
@@ -140,6 +144,8 @@ static cudaError_t wait_for_legacy(cudaError_t error)
 epg_status epg__cuda_memcpy_sync(epg_device *device, void *to, const void *from, size_t bytes)
 {
     epg__cuda_call call;
+    if (bytes == 0)
+        return EPG_OK;
     EPG_TRY(epg__cuda_enter(device, "epg_memcpy", &call));
     return epg__cuda_leave(&call, wait_for_legacy(cudaMemcpy(to, from, bytes, cudaMemcpyDefault)));
 }
@@ -147,6 +153,8 @@ epg_status epg__cuda_memcpy_sync(epg_device *device, void *to, const void *from,
 epg_status epg__cuda_memset_sync(epg_device *device, void *to, int value, size_t bytes)
 {
     epg__cuda_call call;
+    if (bytes == 0)
+        return EPG_OK;
     EPG_TRY(epg__cuda_enter(device, "epg_memset", &call));
     return epg__cuda_leave(&call, wait_for_legacy(cudaMemset(to, value, bytes)));
 }

@@ -1,4 +1,4 @@
-/* The runner on the host device: what runs when, what a failure leaves behind, and where its memory is. */
+/* The runner: what runs when, what a failure leaves behind, and where its memory is. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <unistd.h>
 #include "epgraph/runner.h"
+#include "support/device_under_test.h"
 
 typedef struct probe_step {
     epg_device *device;
@@ -66,7 +67,7 @@ static epg_status step_fn(void *ctx, const epg_step_call *call)
 static int set_up(void **state)
 {
     fixture *f = calloc(1, sizeof *f);
-    if (!f || epg_device_create(NULL, &f->device) != EPG_OK)
+    if (!f || test_device_create(&f->device) != EPG_OK)
         return 1;
     if (epg_stream_create(f->device, EPG_STREAM_NONBLOCKING, &f->stream) != EPG_OK ||
         epg_stream_create(f->device, EPG_STREAM_BLOCKING, &f->other) != EPG_OK)
@@ -443,7 +444,7 @@ static void entries_share_the_pool(void **state)
     bytes[EPG_PHASE_EAGER] = 1 << 20; /* an eager step may grow it; what was captured stays where it is */
     assert_int_equal(run(f, 9, f->stream), EPG_OK);
     assert_true(stats_of(f).pool_bytes > before);
-    memset(f->step.memory[EPG_PHASE_EAGER], 1, 1 << 20);
+    assert_int_equal(epg_memset(f->device, f->step.memory[EPG_PHASE_EAGER], 1, 1 << 20), EPG_OK);
     bytes[EPG_PHASE_CAPTURE] = 5000;
     assert_int_equal(run(f, 2, f->stream), EPG_OK);
     assert_ptr_equal(f->step.memory[EPG_PHASE_CAPTURE], first);
@@ -547,5 +548,7 @@ int main(void)
         RUNNER_TEST(calls_out_of_place_are_refused),
         RUNNER_TEST(bad_options_are_refused),
     };
+    if (test_device_missing())
+        return 77;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

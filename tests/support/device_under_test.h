@@ -1,0 +1,15 @@
+/* The device that a test's bodies run on: EPGRAPH_TEST_DEVICE, "host" (also if unset) or "cuda". One body serves every
+ * device; what only one of them promises is asked for by kind. */
+#ifndef TESTS_DEVICE_UNDER_TEST_H
+#define TESTS_DEVICE_UNDER_TEST_H
+
+#include <stdbool.h>
+#include "epgraph/device.h"
+
+epg_device_kind test_device_kind(void);
+epg_status test_device_create(epg_device **device);
+
+/* Prints why, and gives true, where that device cannot be had: main then returns 77. */
+bool test_device_missing(void);
+
+#endif
