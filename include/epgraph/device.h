@@ -101,6 +101,9 @@ EPG_API epg_status epg_stream_query(epg_device *device, epg_stream stream); /* E
 
 /* ---- events. Recording in a capturing stream and waiting on it build dependencies in the graph. ---- */
 EPG_API epg_status epg_event_create(epg_device *device, epg_event *event);
+
+/* For ordering alone: cheaper to record on the CUDA device, and without a time. */
+EPG_API epg_status epg_event_create_order(epg_device *device, epg_event *event);
 EPG_API epg_status epg_event_destroy(epg_device *device, epg_event event);
 EPG_API epg_status epg_event_record(epg_device *device, epg_event event, epg_stream stream);
 EPG_API epg_status epg_event_query(epg_device *device, epg_event event);       /* EPG_OK or EPG_ERR_NOT_READY */

@@ -103,7 +103,9 @@ EPG_API epg_status epg_runner_run(epg_runner *runner, const epg_runner_step *ste
 /* Captures every bucket of step->variant, largest first; nothing runs but rehearsals. step->tokens is not used. */
 EPG_API epg_status epg_runner_capture_all(epg_runner *runner, const epg_runner_step *step);
 
-/* Drops every entry and the pool (weights moved, say); the next use captures anew. Waits for replays in flight. */
+/* Drops every entry and the pool (weights moved, say); the next use captures anew. Waits for replays in flight. The
+ * executables are kept: where the new capture differs in its nodes' parameters alone, the device updates the old
+ * executable, which is cheaper than to instantiate (stats.updates). epg_runner_destroy frees them. */
 EPG_API epg_status epg_runner_reset(epg_runner *runner);
 
 /* Scratch memory for a step function, 256-byte aligned, from the runner's pool: every entry shares it, so the
@@ -131,8 +133,9 @@ typedef struct epg_runner_stats {
     uint64_t crossings;        /* steps that needed events because the stream changed */
     double capture_us;         /* warm-ups, probe, capture and instantiation, in all */
     uint64_t pool_bytes;
+    uint64_t updates;          /* executables that a capture updated instead of instantiating one */
 } epg_runner_stats;
-#define EPG_RUNNER_STATS_INIT {sizeof(epg_runner_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0}
+#define EPG_RUNNER_STATS_INIT {sizeof(epg_runner_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0}
 EPG_API epg_status epg_runner_get_stats(const epg_runner *runner, epg_runner_stats *stats);
 
 /* Writes the graphs of an entry in DOT, one digraph per captured segment. EPG_ERR_NOT_FOUND if it was not captured. */

@@ -181,6 +181,13 @@ epg_status epg_event_create(epg_device *device, epg_event *event)
     return device->ops->event_create(device, event);
 }
 
+epg_status epg_event_create_order(epg_device *device, epg_event *event)
+{
+    NEED(device);
+    NEED(event);
+    return device->ops->event_create_order(device, event);
+}
+
 epg_status epg_event_destroy(epg_device *device, epg_event event)
 {
     NEED(device);

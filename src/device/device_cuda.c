@@ -199,6 +199,7 @@ static const epg__device_ops cuda_ops = {
     .stream_query = epg__cuda_stream_query,
     .stream_wait_event = epg__cuda_stream_wait_event,
     .event_create = epg__cuda_event_create,
+    .event_create_order = epg__cuda_event_create_order,
     .event_destroy = epg__cuda_event_destroy,
     .event_record = epg__cuda_event_record,
     .event_query = epg__cuda_event_query,
@@ -265,6 +266,14 @@ static cudaError_t fill_info(epg__cuda_device *device)
     return cudaSuccess;
 }
 
+/* A process's first launch on a per-thread stream was seen to hang, now and then, while another thread captured (CUDA
+ * 13.0). Here it comes before any capture of ours. */
+static epg_status use_per_thread_stream(epg_device *device)
+{
+    EPG_TRY(epg__cuda_probe_launch(device, EPG_STREAM_PER_THREAD));
+    return epg__cuda_stream_synchronize(device, EPG_STREAM_PER_THREAD);
+}
+
 static epg_status fill_device(epg__cuda_device *device)
 {
     epg__cuda_call call;
@@ -273,7 +282,8 @@ static epg_status fill_device(epg__cuda_device *device)
     if (error == cudaSuccess)
         error = cudaStreamCreateWithFlags(&device->fill, cudaStreamNonBlocking);
     EPG_TRY(epg__cuda_leave(&call, error));
-    return set_clock(device);
+    EPG_TRY(set_clock(device));
+    return use_per_thread_stream(&device->base);
 }
 
 epg_status epg__device_cuda_create(const epg_device_options *options, epg_device **device)

@@ -52,6 +52,7 @@ epg_status epg__cuda_stream_synchronize(epg_device *device, epg_stream stream);
 epg_status epg__cuda_stream_query(epg_device *device, epg_stream stream);
 epg_status epg__cuda_stream_wait_event(epg_device *device, epg_stream stream, epg_event event);
 epg_status epg__cuda_event_create(epg_device *device, epg_event *event);
+epg_status epg__cuda_event_create_order(epg_device *device, epg_event *event);
 epg_status epg__cuda_event_destroy(epg_device *device, epg_event event);
 epg_status epg__cuda_event_record(epg_device *device, epg_event event, epg_stream stream);
 epg_status epg__cuda_event_query(epg_device *device, epg_event event);

@@ -56,14 +56,24 @@ epg_status epg__cuda_stream_wait_event(epg_device *device, epg_stream stream, ep
 
 /* ---- events ---- */
 
-epg_status epg__cuda_event_create(epg_device *device, epg_event *event)
+static epg_status create_event(epg_device *device, unsigned flags, epg_event *event)
 {
     epg__cuda_call call;
     cudaEvent_t made = NULL;
     EPG_TRY(epg__cuda_enter(device, "epg_event_create", &call));
-    EPG_TRY(epg__cuda_leave(&call, cudaEventCreate(&made)));
+    EPG_TRY(epg__cuda_leave(&call, cudaEventCreateWithFlags(&made, flags)));
     *event = (epg_event)made;
     return EPG_OK;
+}
+
+epg_status epg__cuda_event_create(epg_device *device, epg_event *event)
+{
+    return create_event(device, cudaEventDefault, event);
+}
+
+epg_status epg__cuda_event_create_order(epg_device *device, epg_event *event)
+{
+    return create_event(device, cudaEventDisableTiming, event);
 }
 
 epg_status epg__cuda_event_destroy(epg_device *device, epg_event event)

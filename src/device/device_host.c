@@ -161,6 +161,7 @@ static const epg__device_ops host_ops = {
     .stream_query = epg__host_stream_query,
     .stream_wait_event = epg__host_stream_wait_event,
     .event_create = epg__host_event_create,
+    .event_create_order = epg__host_event_create,
     .event_destroy = epg__host_event_destroy,
     .event_record = epg__host_event_record,
     .event_query = epg__host_event_query,

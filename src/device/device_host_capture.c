@@ -267,6 +267,9 @@ static epg_status wait_captured(epg_stream stream, epg_event event)
     }
     if (!from)
         return epg__fail(EPG_ERR_INVALID, "%s: the event is from capture %llu, which has ended", what, id);
+    if (from->spoiler && !to)
+        return epg__fail(EPG_ERR_INVALID, "%s: the event is from capture %llu, which %s invalidated", what, id,
+                         from->spoiler);
     if (from->spoiler)
         return fail_invalidated(from, what);
     if (to && to != from) {

@@ -21,6 +21,7 @@ typedef struct epg__device_ops {
     epg_status (*stream_wait_event)(epg_device *device, epg_stream stream, epg_event event);
 
     epg_status (*event_create)(epg_device *device, epg_event *event);
+    epg_status (*event_create_order)(epg_device *device, epg_event *event);
     epg_status (*event_destroy)(epg_device *device, epg_event event);
     epg_status (*event_record)(epg_device *device, epg_event event, epg_stream stream);
     epg_status (*event_query)(epg_device *device, epg_event event);

@@ -103,7 +103,7 @@ static epg_status fill_runner(epg_runner *runner, const epg_runner_options *opti
     EPG_TRY(set_groups(runner, options));
     EPG_TRY(set_warmups(runner, options));
     EPG_TRY(epg_stream_create(runner->device, EPG_STREAM_NONBLOCKING, &runner->stream));
-    return epg_event_create(runner->device, &runner->event);
+    return epg_event_create_order(runner->device, &runner->event);
 }
 
 epg_status epg_runner_create(epg_device *device, const epg_runner_options *options, epg_runner **runner)
@@ -374,6 +374,7 @@ epg_status epg_runner_reset(epg_runner *runner)
     if (runner->busy)
         return epg__fail(EPG_ERR_STATE, "a step function reset its own runner");
     EPG_TRY(wait_for_last(runner));
+    epg__runner_keep_spares(runner);
     drop_entries(runner);
     return EPG_OK;
 }
@@ -384,6 +385,7 @@ void epg_runner_destroy(epg_runner *runner)
         return;
     wait_for_last(runner);
     drop_entries(runner);
+    epg__runner_drop_spares(runner);
     if (runner->event)
         epg_event_destroy(runner->device, runner->event);
     if (runner->stream)

@@ -243,11 +243,14 @@ static epg_status capture_entry(const first_use *use)
         if (runner->spans[i].eager)
             continue;
         EPG_TRY(capture_span(use, &runner->spans[i], EPG_PHASE_CAPTURE, runner->stream, &entry->graphs[i]));
-        epg_status status = epg_graph_instantiate(runner->device, entry->graphs[i], &entry->execs[i]);
+        epg_status status = epg__runner_make_exec(runner, entry, i, entry->graphs[i], &entry->execs[i]);
+        if (status == EPG_OK)
+            status = epg_exec_upload(runner->device, entry->execs[i], runner->stream);
         if (status != EPG_OK)
             return epg__fail_prefix(status, "instantiation: ");
     }
-    return EPG_OK;
+    /* So that no first replay has to wait for an upload on another stream. */
+    return epg_stream_synchronize(runner->device, runner->stream);
 }
 
 static epg_status fill_entry(const first_use *use)

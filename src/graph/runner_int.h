@@ -58,6 +58,12 @@ typedef struct epg__entry {
     epg_exec *execs;        /* [spans] */
 } epg__entry;
 
+/* What a reset keeps of an entry: executables that the next capture may update. */
+typedef struct epg__spare {
+    uint32_t variant, bucket;
+    epg_exec *execs;        /* [spans]; NULL where taken */
+} epg__spare;
+
 struct epg_runner {
     epg_device *device;
     epg_segment *segments;  /* names owned */
@@ -83,6 +89,8 @@ struct epg_runner {
 
     epg__entry **entries;   /* sorted by (variant, bucket) */
     uint32_t entry_count, entry_capacity;
+    epg__spare *spares;
+    uint32_t spare_count;
     epg__pool pool;
     epg_runner_stats stats;
 };
@@ -100,6 +108,15 @@ epg_status epg__runner_check_closed(const epg_runner *runner);
 /* Warm-ups, probe, capture. The caller's stream and the last one used are waited for in stream order. */
 epg_status epg__entry_create(epg_runner *runner, const epg_runner_step *step, uint32_t bucket, epg__entry **entry);
 void epg__entry_destroy(epg_runner *runner, epg__entry *entry);
+
+/* runner_spare.c. keep_spares takes the entries' executables out of them, for want of memory none; the entries are then
+ * to be destroyed. drop_spares frees what was not taken. */
+void epg__runner_keep_spares(epg_runner *runner);
+void epg__runner_drop_spares(epg_runner *runner);
+
+/* An executable for `graph`: the spare one of this variant, bucket and span, if the device can update it, or a new one. */
+epg_status epg__runner_make_exec(epg_runner *runner, const epg__entry *entry, uint32_t span, epg_graph graph,
+                                 epg_exec *exec);
 
 /* The calling thread's message, to be put back after clean-up calls that may fail in their turn. */
 typedef struct epg__kept_message {
