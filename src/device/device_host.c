@@ -132,6 +132,7 @@ static void device_destroy(epg_device *base)
     epg__host_unlock(device);
     epg__host_streams_end(device);
     epg__host_pool_end(device);
+    epg__host_records_end(device);
     device_free(device);
 }
 

@@ -7,29 +7,49 @@
 #include <stdlib.h>
 #include "device/device_host_int.h"
 
-void epg__host_record_finish(epg__host_device *device, epg__host_record *record)
+void epg__host_record_finish(epg__host_record *record)
 {
-    record->time_ns = epg__now_ns(epg__host_engine(device));
+    epg__engine *engine = epg__host_engine(record->device);
+    record->time_ns = epg__now_ns(engine);
     record->done = true;
-    epg__cond_broadcast(epg__host_engine(device), &record->finished);
+    epg__cond_broadcast(engine, &record->finished);
+}
+
+static void record_free(epg__host_record *record)
+{
+    *record->link = record->next;
+    if (record->next)
+        record->next->link = record->link;
+    epg__host_engine(record->device)->ops->cond_destroy(&record->finished);
+    free(record);
 }
 
 void epg__host_record_drop(epg__host_record *record)
 {
     if (!record || --record->refs > 0)
         return;
-    record->engine->cond_destroy(&record->finished);
-    free(record);
+    record_free(record);
 }
 
-static epg__host_record *record_create(const epg__engine_ops *engine)
+void epg__host_records_end(epg__host_device *device)
+{
+    while (device->records)
+        record_free(device->records);
+}
+
+static epg__host_record *record_create(epg__host_device *device)
 {
     epg__host_record *record = epg__zalloc(1, sizeof *record, "an event's record");
     if (!record)
         return NULL;
     record->refs = 1;
-    engine->cond_init(&record->finished);
-    record->engine = engine;
+    record->device = device;
+    record->next = device->records;
+    record->link = &device->records;
+    if (record->next)
+        record->next->link = &record->next;
+    device->records = record;
+    epg__host_engine(device)->ops->cond_init(&record->finished);
     return record;
 }
 
@@ -72,11 +92,11 @@ epg_status epg__host_event_destroy(epg_device *base, epg_event event)
 
 static epg_status record_uncaptured(epg_stream stream, epg_event event)
 {
-    epg__host_record *record = record_create(epg__host_engine(stream->device)->ops);
+    epg__host_record *record = record_create(stream->device);
     if (!record)
         return EPG_ERR_NO_MEMORY;
     if (epg__host_stream_clear(stream)) {
-        epg__host_record_finish(stream->device, record); /* nothing before it: no worker needed */
+        epg__host_record_finish(record); /* nothing before it: no worker needed */
     } else {
         epg_status status = push_record(stream, EPG__HOST_RECORD, record);
         if (status != EPG_OK) {

@@ -15,13 +15,15 @@ typedef struct epg__host_capture epg__host_capture;
 typedef struct epg__host_body epg__host_body;
 typedef struct epg__host_block epg__host_block;
 
-/* One recording of an event. Held by the event, the queued record and every queued wait. */
+/* One recording of an event. Held by the event, the queued record, every queued wait and everyone who synchronizes. In
+ * the device's list, since a simulated program that is cut off gives up what it holds without a word. */
 typedef struct epg__host_record {
+    epg__host_device *device;
+    struct epg__host_record *next, **link;
     uint32_t refs;
     bool done;
     uint64_t time_ns; /* valid once done */
     epg__cond finished;
-    const epg__engine_ops *engine; /* to destroy it */
 } epg__host_record;
 
 typedef enum epg__host_kind {
@@ -143,6 +145,7 @@ struct epg__host_device {
     epg_stream streams;
     epg_stream legacy;
     epg__host_thread *threads;
+    epg__host_record *records;
     epg__host_capture *captures;
     uint64_t capture_ids;
     epg__host_block *blocks; /* of stream-ordered allocation */
@@ -196,8 +199,9 @@ epg_status epg__host_launch(epg_device *device, epg_stream stream, void (*fn)(co
                             size_t bytes, const char *name);
 
 /* ---- device_host_event.c ---- */
-void epg__host_record_finish(epg__host_device *device, epg__host_record *record); /* with the lock held */
+void epg__host_record_finish(epg__host_record *record); /* with the lock held */
 void epg__host_record_drop(epg__host_record *record); /* with the lock held; NULL does nothing */
+void epg__host_records_end(epg__host_device *device);
 bool epg__host_stream_clear(epg_stream stream);         /* nothing to run, and nothing to wait for; device_host_stream.c */
 
 epg_status epg__host_event_create(epg_device *device, epg_event *event);

@@ -108,7 +108,7 @@ static void run_head(epg_stream stream)
     while (!may_run(stream, work->order))
         barrier_wait(device);
     if (work->kind == EPG__HOST_RECORD) {
-        epg__host_record_finish(device, work->u.record);
+        epg__host_record_finish(work->u.record);
     } else if (work->kind == EPG__HOST_RELEASE) {
         epg__host_release_run(work);
     } else if (work->kind == EPG__HOST_WAIT) {

@@ -129,9 +129,9 @@ epg_status epg_simulation_run(epg_device *device, uint32_t programs, void (*prog
         status = start_program(sim, p);
     if (status == EPG_OK && await_programs(device, sim) != EPG_OK)
         status = epg__fail(sim->over ? sim->over : EPG_ERR_STATE, "%s", sim->why);
+    sim->running = false; /* what follows is not bounded */
     if (status != EPG_OK)
         cut_all(device, sim);
-    sim->running = false;
     epg__sim_drop_held(sim); /* a killed program's: what has not landed never does */
     free_programs(sim);
     return status;

@@ -106,7 +106,8 @@ static int body(test_rank *self)
     return 0;
 }
 
-/* Runs the plan in several mixes: all must agree with the oracle and, to the bit, with each other. */
+/* Runs the plan in several mixes, on threads and in a few interleavings: all must agree with the oracle and, to the bit,
+ * with each other. */
 static void check(uint32_t ranks, plan p)
 {
     static const unsigned mixes[] = {0x00, 0xFF, 0x55, 0x36};
@@ -120,6 +121,11 @@ static void check(uint32_t ranks, plan p)
         assert_int_equal(run_ranks(ranks, 20000, body, &p), 0);
         if (m > 0)
             assert_memory_equal(first, other, (size_t)ranks * p.pairs * sizeof *first);
+        for (uint64_t seed = 0; seed < 3; seed++) {
+            p.digests = other;
+            assert_int_equal(run_ranks_simulated(ranks, 20000, body, &p, seed * 4 + m), 0);
+            assert_memory_equal(first, other, (size_t)ranks * p.pairs * sizeof *first);
+        }
     }
     free(first);
     free(other);

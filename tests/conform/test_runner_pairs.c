@@ -157,6 +157,13 @@ static void replay_equals_eager_on_any_mix(void **state)
     assert_int_equal(run_ranks(4, 0, mixed_steps, NULL), 0);
 }
 
+static void replay_equals_eager_in_any_interleaving(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 0; seed < 20; seed++)
+        assert_int_equal(run_ranks_simulated(seed % 2 ? 2 : 4, 0, mixed_steps, NULL, seed), 0);
+}
+
 static int broken_first_use(test_rank *self)
 {
     rig *r = calloc(1, sizeof *r);
@@ -185,8 +192,11 @@ static int broken_first_use(test_rank *self)
 static void a_pair_broken_in_a_first_use_is_cleaned_up(void **state)
 {
     (void)state;
-    for (enum fault_kind fault = BREAK_WARMUP; fault <= LEAVE_OPEN_CAPTURE; fault++)
+    for (enum fault_kind fault = BREAK_WARMUP; fault <= LEAVE_OPEN_CAPTURE; fault++) {
         assert_int_equal(run_ranks(2, 0, broken_first_use, &fault), 0);
+        for (uint64_t seed = 0; seed < 5; seed++)
+            assert_int_equal(run_ranks_simulated(2, 0, broken_first_use, &fault, seed), 0);
+    }
 }
 
 static int stray_pairs(test_rank *self)
@@ -247,6 +257,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(replay_equals_eager_on_any_mix),
+        cmocka_unit_test(replay_equals_eager_in_any_interleaving),
         cmocka_unit_test(a_pair_broken_in_a_first_use_is_cleaned_up),
         cmocka_unit_test(pairs_on_the_legacy_stream_are_found),
         cmocka_unit_test(a_step_in_the_middle_of_a_pair_is_refused),

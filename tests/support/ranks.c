@@ -8,48 +8,90 @@ typedef struct job {
     int result;
 } job;
 
-static void *run_one(void *arg)
+typedef struct crew {
+    epg_device *device;
+    epg_team **teams;
+    job *jobs;
+    uint32_t size;
+} crew;
+
+static void run_one(job *j)
 {
-    job *j = arg;
     if (epg_stream_create(j->self.device, EPG_STREAM_NONBLOCKING, &j->self.stream) != EPG_OK)
         j->result = 1;
     else
         j->result = j->body(&j->self);
     if (j->result != 0)
         epg_team_abort(j->self.team, "a test's rank failed");
+}
+
+static void *thread_main(void *arg)
+{
+    run_one(arg);
     return NULL;
+}
+
+static void program_main(void *ctx, uint32_t rank)
+{
+    crew *c = ctx;
+    run_one(&c->jobs[rank]);
+}
+
+static crew crew_make(uint32_t size, uint32_t timeout_ms, int (*body)(test_rank *self), void *arg,
+                      const epg_simulation_options *simulation)
+{
+    crew c = {NULL, calloc(size, sizeof *c.teams), calloc(size, sizeof *c.jobs), size};
+    epg_device_options device = EPG_DEVICE_OPTIONS_INIT;
+    epg_team_options options = EPG_TEAM_OPTIONS_INIT;
+
+    device.simulation = simulation;
+    options.timeout_ms = timeout_ms;
+    if (!c.teams || !c.jobs || epg_device_create(&device, &c.device) != EPG_OK ||
+        epg_team_create_threads(c.device, &options, size, c.teams) != EPG_OK) {
+        fprintf(stderr, "run_ranks: %s\n", epg_message());
+        abort();
+    }
+    for (uint32_t r = 0; r < size; r++)
+        c.jobs[r] = (job){{c.device, c.teams[r], NULL, r, size, arg}, body, 0};
+    return c;
+}
+
+static int crew_end(crew *c)
+{
+    int failures = 0;
+    for (uint32_t r = 0; r < c->size; r++) {
+        failures += c->jobs[r].result != 0;
+        if (c->jobs[r].self.stream)
+            epg_stream_destroy(c->device, c->jobs[r].self.stream);
+        epg_team_destroy(c->teams[r]);
+    }
+    epg_device_destroy(c->device);
+    free(c->jobs);
+    free(c->teams);
+    return failures;
 }
 
 int run_ranks(uint32_t size, uint32_t timeout_ms, int (*body)(test_rank *self), void *arg)
 {
-    epg_device *device = NULL;
-    epg_team **teams = calloc(size, sizeof *teams);
-    job *jobs = calloc(size, sizeof *jobs);
+    crew c = crew_make(size, timeout_ms, body, arg, NULL);
     pthread_t *threads = calloc(size, sizeof *threads);
-    epg_team_options options = EPG_TEAM_OPTIONS_INIT;
-    int failures = 0;
-
-    options.timeout_ms = timeout_ms;
-    if (!teams || !jobs || !threads || epg_device_create(NULL, &device) != EPG_OK ||
-        epg_team_create_threads(device, &options, size, teams) != EPG_OK) {
-        fprintf(stderr, "run_ranks: %s\n", epg_message());
-        abort();
-    }
-    for (uint32_t r = 0; r < size; r++) {
-        jobs[r] = (job){{device, teams[r], NULL, r, size, arg}, body, 0};
-        if (pthread_create(&threads[r], NULL, run_one, &jobs[r]) != 0)
+    for (uint32_t r = 0; r < size; r++)
+        if (!threads || pthread_create(&threads[r], NULL, thread_main, &c.jobs[r]) != 0)
             abort();
-    }
-    for (uint32_t r = 0; r < size; r++) {
+    for (uint32_t r = 0; r < size; r++)
         pthread_join(threads[r], NULL);
-        failures += jobs[r].result != 0;
-        if (jobs[r].self.stream)
-            epg_stream_destroy(device, jobs[r].self.stream);
-        epg_team_destroy(teams[r]);
-    }
-    epg_device_destroy(device);
     free(threads);
-    free(jobs);
-    free(teams);
-    return failures;
+    return crew_end(&c);
+}
+
+int run_ranks_simulated(uint32_t size, uint32_t timeout_ms, int (*body)(test_rank *self), void *arg, uint64_t seed)
+{
+    epg_simulation_options options = EPG_SIMULATION_OPTIONS_INIT;
+    options.seed = seed;
+    options.late_percent = 30;
+    crew c = crew_make(size, timeout_ms, body, arg, &options);
+    epg_status status = epg_simulation_run(c.device, size, program_main, &c);
+    if (status != EPG_OK)
+        fprintf(stderr, "seed %llu: %s\n", (unsigned long long)seed, epg_message());
+    return crew_end(&c) + (status != EPG_OK);
 }

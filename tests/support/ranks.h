@@ -18,6 +18,10 @@ typedef struct test_rank {
 /* 0 if every body returned 0, else how many did not. timeout_ms bounds the team's collective calls (0: default). */
 int run_ranks(uint32_t size, uint32_t timeout_ms, int (*body)(test_rank *self), void *arg);
 
+/* The same on a simulated device: one thread, interleaved by `seed`, with stores that land late. A body uses nothing of
+ * the system's that blocks. */
+int run_ranks_simulated(uint32_t size, uint32_t timeout_ms, int (*body)(test_rank *self), void *arg, uint64_t seed);
+
 #define RANK_CHECK(condition, ...)                                                               \
     do {                                                                                         \
         if (!(condition)) {                                                                      \
