@@ -48,7 +48,8 @@ typedef struct epg_simulation_options {
 EPG_API epg_status epg_simulation_run(epg_device *device, uint32_t programs, void (*program)(void *ctx, uint32_t index),
                                       void *ctx);
 
-/* In a program or a kernel: others may move here. `what` (may be NULL) is for the trace. Does nothing on other devices. */
+/* In a program or a kernel: others may move here. `what` (may be NULL) is for the trace. Does nothing on other devices.
+ * The library sees its own accesses only: a kernel that reads rows where they arrived calls this between them. */
 EPG_API void epg_simulation_move(epg_device *device, const char *what);
 
 /* ---- faults; during a run, from any program ---- */

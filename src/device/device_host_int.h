@@ -107,8 +107,8 @@ struct epg_event_st {
     epg__host_frontier frontier;
 };
 
-/* What a thread (in a simulation, a host program) owns on one device. Made on first need, freed with the device, so that a pointer to it names a thread
- * for good. */
+/* What a thread (in a simulation, a host program) owns on one device. Made on first need, freed with the device, so that
+ * a pointer to it names a thread for good. */
 typedef struct epg__host_thread {
     struct epg__host_thread *next;
     epg_capture_mode mode;

@@ -117,8 +117,8 @@ bool epg__context_create(epg__context *context, epg__stack_pool *pool, void (*en
     context->machine.uc_stack.ss_sp = context->stack;
     context->machine.uc_stack.ss_size = STACK_BYTES;
     context->machine.uc_link = NULL;
-    makecontext(&context->machine, (void (*)(void))enter_halves, 6, high(self), low(self), high(fn), low(fn), high(given),
-                low(given));
+    makecontext(&context->machine, (void (*)(void))enter_halves, 6, high(self), low(self), high(fn), low(fn),
+                high(given), low(given));
     asan_hide_stack(&context->machine);
     tsan_create(context);
     return true;

@@ -110,7 +110,8 @@ static void free_programs(epg__sim *sim)
         sim->programs[p].fiber = NULL;
 }
 
-epg_status epg_simulation_run(epg_device *device, uint32_t programs, void (*program)(void *ctx, uint32_t index), void *ctx)
+epg_status epg_simulation_run(epg_device *device, uint32_t programs, void (*program)(void *ctx, uint32_t index),
+                              void *ctx)
 {
     epg__sim *sim = NULL;
     epg_status status = EPG_OK;

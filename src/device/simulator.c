@@ -36,8 +36,8 @@ static void describe_deadlock(epg__sim *sim)
     for (const epg__fiber *f = sim->living; f; f = f->next) {
         if (!is_stuck(f) || (f == &sim->caller && sim->running) || used >= sizeof sim->why)
             continue;
-        used += (size_t)snprintf(sim->why + used, sizeof sim->why - used, "; %s waits for %s%s%s", f->name, f->waits_for,
-                                 f->work ? " in " : "", f->work ? f->work : "");
+        used += (size_t)snprintf(sim->why + used, sizeof sim->why - used, "; %s waits for %s%s%s", f->name,
+                                 f->waits_for, f->work ? " in " : "", f->work ? f->work : "");
     }
 }
 

@@ -44,8 +44,15 @@ static epg_status cond_wait(epg__engine *engine, epg__cond *cond, epg__lock *loc
     return status;
 }
 
-static void cond_signal(epg__engine *engine, epg__cond *cond) { epg__sim_wake(epg__sim_of_engine(engine), cond, false); }
-static void cond_broadcast(epg__engine *engine, epg__cond *cond) { epg__sim_wake(epg__sim_of_engine(engine), cond, true); }
+static void cond_signal(epg__engine *engine, epg__cond *cond)
+{
+    epg__sim_wake(epg__sim_of_engine(engine), cond, false);
+}
+
+static void cond_broadcast(epg__engine *engine, epg__cond *cond)
+{
+    epg__sim_wake(epg__sim_of_engine(engine), cond, true);
+}
 
 /* "rank 2 stream 1"; without a home "stream 1". */
 static void name_worker(epg__sim *sim, epg__fiber *fiber, const char *kind)

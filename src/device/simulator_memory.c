@@ -42,8 +42,9 @@ static void land(epg__held_store *store)
     free(store);
 }
 
-static void land_where(epg__sim *sim, bool (*wanted)(const epg__sim *sim, const epg__held_store *store, const void *arg),
-                       const void *arg)
+typedef bool (*held_test)(const epg__sim *sim, const epg__held_store *store, const void *arg);
+
+static void land_where(epg__sim *sim, held_test wanted, const void *arg)
 {
     for (epg__held_store **link = &sim->held; *link;) {
         epg__held_store *store = *link;

@@ -120,7 +120,8 @@ static epg_status wait_all(threads_team *team, const char *what)
         if (w->aborted)
             return aborted(w);
         if (status == EPG_ERR_TIMEOUT)
-            return epg__fail(EPG_ERR_TIMEOUT, "%s: no answer in %u ms from rank %s", what, team->head.timeout_ms, missing);
+            return epg__fail(EPG_ERR_TIMEOUT, "%s: no answer in %u ms from rank %s", what, team->head.timeout_ms,
+                             missing);
         EPG_TRY(status);
         status = w->engine->ops->wait(w->engine, &w->changed, &w->lock, deadline, what);
     }

@@ -135,7 +135,11 @@ static void time_is_virtual(void **state)
     epg_device_destroy(w.d);
 }
 
-static void ask_time(const void *raw) { (*(world *const *)raw)->times[0] = epg_device_now_ns((*(world *const *)raw)->d); }
+static void ask_time(const void *raw)
+{
+    world *w = *(world *const *)raw;
+    w->times[0] = epg_device_now_ns(w->d);
+}
 
 static void outside_of_a_run_blocking_calls_run_the_streams(void **state)
 {
@@ -256,8 +260,8 @@ static void a_deadlock_names_who_waits_for_what(void **state)
     (void)state;
     OK(epg_event_create(w.d, &w.event));
     assert_int_equal(epg_simulation_run(w.d, 2, waits_for_the_dead, &w), EPG_ERR_STATE);
-    assert_string_equal(epg_message(), "nobody can move any more; rank 1 waits for an event; rank 1 stream 0 waits for an "
-                                       "event");
+    assert_string_equal(epg_message(), "nobody can move any more; rank 1 waits for an event; rank 1 stream 0 waits for "
+                                       "an event");
     assert_int_equal(w.wrong, 0);
     OK(epg_event_destroy(w.d, w.event));
     memset(w.counts, 0, sizeof w.counts);
