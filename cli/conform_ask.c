@@ -12,7 +12,8 @@
 #include <unistd.h>
 #include "conform.h"
 
-enum { PATIENCE_MS = 15000 }; /* for one row; the first has the device's creation before it */
+/* For one row. The first of a child has the device's creation before it; a CPU has no driver, and may be busy. */
+enum { PATIENCE_MS = 2000, LONG_PATIENCE_MS = 60000 };
 
 /* ---- the child ---- */
 
@@ -58,12 +59,12 @@ static void take_row(conform_table *table, const epg_conform_row *row, bool hung
 }
 
 /* The child's next row. 1: here it is; 0: the child is at its end; -1: it hangs. */
-static int next_row(int in, epg_conform_row *row)
+static int next_row(int in, int patience_ms, epg_conform_row *row)
 {
     struct pollfd poll_in = {.fd = in, .events = POLLIN};
     int ready;
     do
-        ready = poll(&poll_in, 1, PATIENCE_MS);
+        ready = poll(&poll_in, 1, patience_ms);
     while (ready < 0 && errno == EINTR);
     if (ready == 0)
         return -1;
@@ -82,11 +83,11 @@ static int wait_child(const char *command, pid_t child)
 }
 
 /* Takes rows until the child ends or hangs. *hung: it did, and the table has that row. */
-static int follow(const char *command, pid_t child, int in, conform_table *table, bool *hung)
+static int follow(const char *command, pid_t child, int in, int patience_ms, conform_table *table, bool *hung)
 {
     epg_conform_row row = EPG_CONFORM_ROW_INIT;
-    int next;
-    while ((next = next_row(in, &row)) > 0)
+    int next = next_row(in, LONG_PATIENCE_MS, &row);
+    for (; next > 0; next = next_row(in, patience_ms, &row))
         take_row(table, &row, false);
     *hung = next < 0 && epg_conform_describe(table->count, &row) == EPG_OK;
     if (next < 0)
@@ -100,6 +101,7 @@ static int follow(const char *command, pid_t child, int in, conform_table *table
 
 int conform_ask(const char *command, const epg_device_options *device, conform_table *table)
 {
+    int patience_ms = device->kind == EPG_DEVICE_HOST ? LONG_PATIENCE_MS : PATIENCE_MS;
     bool hung = true;
     int code = CLI_OK;
     while (hung && code == CLI_OK && table->count < epg_conform_count()) {
@@ -119,7 +121,7 @@ int conform_ask(const char *command, const epg_device_options *device, conform_t
             fprintf(stderr, "%s: no child process: %s\n", command, strerror(errno));
             code = CLI_FAILED;
         } else {
-            code = follow(command, child, ends[0], table, &hung);
+            code = follow(command, child, ends[0], patience_ms, table, &hung);
         }
         close(ends[0]);
     }

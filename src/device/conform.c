@@ -1,11 +1,11 @@
 /* The conformance table's rows: which combination a row is, its set-up, the question, the look at the capture after it,
  * and the tidying up.
  *
- * Not here: the operations (conform_ops.c), and any knowledge of the right answers: a device is asked, not judged.
+ * Not here: the operations (conform_ops.c), the other thread (conform_thread.c), and any knowledge of the right
+ * answers: a device is asked, not judged.
  *
  * Invariants: a row begins with no capture under way, no work running, streams and events of its own, and memory for
  * what the operation may free. It leaves nothing behind but the memory kept for all rows. */
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include "device/conform_int.h"
@@ -71,13 +71,15 @@ static epg_status world_open(world *w)
     EPG_TRY(epg_memory_alloc(d, EPG_MEMORY_DEVICE, EPG__CONFORM_BYTES, &w->to));
     EPG_TRY(epg_memory_alloc(d, EPG_MEMORY_DEVICE, EPG__CONFORM_BYTES, &w->from));
     EPG_TRY(epg_memory_alloc(d, EPG_MEMORY_PINNED, EPG__CONFORM_BYTES, &w->pinned));
-    return make_exec(w);
+    EPG_TRY(make_exec(w));
+    return epg__conform_thread_create(d, &w->thread);
 }
 
 /* Whatever of it there is. */
 static void world_close(world *w)
 {
     epg_device *d = w->device;
+    epg__conform_thread_destroy(w->thread);
     epg_exec_destroy(d, w->exec);
     epg_memory_free(d, EPG_MEMORY_DEVICE, w->to);
     epg_memory_free(d, EPG_MEMORY_DEVICE, w->from);
@@ -146,36 +148,11 @@ epg_status epg__conform_end(epg__conform_world *w)
     return status;
 }
 
-typedef struct question {
-    world *w;
-    uint32_t op;
-    epg_status answer;
-} question;
-
-static void *ask_on_thread(void *arg)
+static void ask(world *w, epg_conform_row *row)
 {
-    question *q = arg;
-    epg_device *device = q->w->device;
-    q->answer = device->ops->probe_make_current(device);
-    if (q->answer == EPG_OK)
-        q->answer = epg__conform_ask(q->w, q->op);
-    return NULL;
-}
-
-static epg_status ask(world *w, epg_conform_row *row)
-{
-    question q = {.w = w, .op = row->index % EPG__CONFORM_OPS};
-    pthread_t thread;
-    if (!row->other_thread) {
-        q.answer = epg__conform_ask(w, q.op);
-    } else {
-        int error = pthread_create(&thread, NULL, ask_on_thread, &q);
-        if (error)
-            return epg__fail(EPG_ERR_SYSTEM, "no second thread: %s", strerror(error));
-        pthread_join(thread, NULL);
-    }
-    row->op_result = epg_status_native(q.answer);
-    return EPG_OK;
+    uint32_t op = row->index % EPG__CONFORM_OPS;
+    epg_status answer = row->other_thread ? epg__conform_thread_ask(w->thread, w, op) : epg__conform_ask(w, op);
+    row->op_result = epg_status_native(answer);
 }
 
 static epg_status answer_row(world *w, epg_conform_row *row)
@@ -185,7 +162,7 @@ static epg_status answer_row(world *w, epg_conform_row *row)
     w->end_result = 0;
     w->nodes = 0;
     EPG_TRY(row_open(w, row));
-    EPG_TRY(ask(w, row));
+    ask(w, row);
     row->status_after = EPG_CAPTURE_NONE;
     if (w->captured)
         EPG_TRY(epg_capture_query(w->device, w->captured, &row->status_after, NULL));
