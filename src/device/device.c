@@ -72,6 +72,9 @@ static epg_status create_with_engine(const epg_device_options *options, epg_devi
     }
     (*device)->engine = engine;
     (*device)->simulator = simulator;
+    if (simulator)
+        snprintf((*device)->info.name, sizeof (*device)->info.name, "host: simulated, seed %llu",
+                 (unsigned long long)options->simulation->seed);
     return EPG_OK;
 }
 

@@ -31,6 +31,8 @@ typedef struct epg__simulator_ops {
     void (*look)(epg__simulator *sim, const char *what, int noted, const void *from, size_t bytes);
     void (*ring)(epg__simulator *sim, epg__doorbell *bell);
     void (*wait)(epg__simulator *sim, epg__doorbell *bell, uint32_t seen, uint64_t ns);
+    /* This memory is going away: what a killed rank stored there and is not visible yet never will be. */
+    void (*forget)(epg__simulator *sim, const void *memory, size_t bytes);
     /* For a trace: what this fiber's stores, and its `noted` accesses, are about from here on. */
     void (*note)(epg__simulator *sim, const char *format, ...) __attribute__((format(printf, 2, 3)));
 } epg__simulator_ops;

@@ -224,20 +224,21 @@ epg_status epg__sim_block(epg__sim *sim, const void *on, uint64_t deadline, cons
     return self->expired ? EPG_ERR_TIMEOUT : EPG_OK;
 }
 
+static bool waits(const epg__fiber *fiber, const void *on)
+{
+    return fiber->state == EPG__FIBER_BLOCKED && fiber->waits_on == on;
+}
+
 void epg__sim_wake(epg__sim *sim, const void *on, bool all)
 {
-    epg__fiber *chosen[64];
-    uint32_t count = 0;
-    for (epg__fiber *f = sim->living; f; f = f->next) {
-        if (f->state != EPG__FIBER_BLOCKED || f->waits_on != on)
-            continue;
-        if (all)
-            f->state = EPG__FIBER_RUNNABLE;
-        else if (count < EPG__COUNT_OF(chosen))
-            chosen[count++] = f;
-    }
+    uint64_t count = 0, chosen = 0;
+    for (const epg__fiber *f = sim->living; f && !all; f = f->next)
+        count += waits(f, on);
     if (count > 0)
-        chosen[epg__sim_random(sim) % count]->state = EPG__FIBER_RUNNABLE;
+        chosen = epg__sim_random(sim) % count;
+    for (epg__fiber *f = sim->living; f; f = f->next)
+        if (waits(f, on) && (all || chosen-- == 0))
+            f->state = EPG__FIBER_RUNNABLE;
 }
 
 /* ---- fibers ---- */

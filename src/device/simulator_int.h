@@ -94,10 +94,11 @@ static inline epg__sim *epg__sim_of(epg__simulator *simulator) { return (epg__si
 /* ---- simulator.c ---- */
 uint64_t epg__sim_random(epg__sim *sim);
 
-/* The time in `ns`; UINT64_MAX stays what it is, never. */
+/* The time in `ns`, or in 146 years: what comes after must not wrap. */
 static inline uint64_t epg__sim_after(const epg__sim *sim, uint64_t ns)
 {
-    return ns < UINT64_MAX - 1 - sim->now ? sim->now + ns : UINT64_MAX - 1;
+    const uint64_t most = 1ull << 62;
+    return sim->now + (ns < most ? ns : most);
 }
 
 /* One move of the current fiber: others may come first; returns when it is its turn to do `what`, which changes the

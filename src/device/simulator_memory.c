@@ -205,6 +205,22 @@ static void hook_wait(epg__simulator *simulator, epg__doorbell *bell, uint32_t s
         epg__sim_block(sim, bell, epg__sim_after(sim, ns), "a doorbell");
 }
 
+static void hook_forget(epg__simulator *simulator, const void *memory, size_t bytes)
+{
+    epg__sim *sim = epg__sim_of(simulator);
+    range r = {NULL, memory, bytes};
+    for (epg__held_store **link = &sim->held; *link;) {
+        epg__held_store *store = *link;
+        if (overlaps(sim, store, &r)) {
+            *link = store->next;
+            free(store);
+        } else {
+            link = &store->next;
+        }
+    }
+    find_due(sim);
+}
+
 static void hook_note(epg__simulator *simulator, const char *format, ...)
 {
     epg__sim *sim = epg__sim_of(simulator);
@@ -222,5 +238,6 @@ const epg__simulator_ops epg__sim_hooks = {
     .look = hook_look,
     .ring = hook_ring,
     .wait = hook_wait,
+    .forget = hook_forget,
     .note = hook_note,
 };

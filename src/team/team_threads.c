@@ -21,6 +21,7 @@ typedef struct post {
 typedef struct symmetric {
     struct symmetric *next;
     uint64_t number; /* of the collective allocation */
+    size_t bytes;
     uint32_t released;
     uint32_t recorded; /* ranks that have a base here; below the team's size only where a rank had no memory */
     void *bases[];     /* [ranks] */
@@ -34,6 +35,7 @@ typedef struct hook {
 
 typedef struct world {
     epg__engine *engine; /* the device's */
+    epg__simulator *simulator; /* the device's, or NULL */
     epg__lock lock;
     epg__cond changed;
     uint32_t size, living;
@@ -253,8 +255,11 @@ static void symmetric_drop(world *w, symmetric *gone)
         if (*link != gone)
             continue;
         *link = gone->next;
-        for (uint32_t r = 0; r < w->size; r++)
+        for (uint32_t r = 0; r < w->size; r++) {
+            if (w->simulator && gone->bases[r])
+                w->simulator->ops->forget(w->simulator, gone->bases[r], gone->bytes);
             free(gone->bases[r]);
+        }
         free(gone);
         return;
     }
@@ -307,6 +312,7 @@ static epg_status threads_symmetric_alloc(epg_team *base, size_t bytes, void **p
         symmetric *s = symmetric_at(w, number);
         if (s) {
             s->bases[base->rank] = memory;
+            s->bytes = bytes;
             s->recorded++;
         }
         epg__lock_drop(w->engine, &w->lock);
@@ -379,13 +385,14 @@ static const epg__team_ops threads_ops = {
     .on_abort_remove = threads_on_abort_remove,
 };
 
-static world *world_create(epg__engine *engine, uint32_t size)
+static world *world_create(epg_device *device, uint32_t size)
 {
     world *w = epg__zalloc(1, sizeof *w, "a team");
     if (!w)
         return NULL;
     w->size = size;
-    w->engine = engine;
+    epg__engine *engine = w->engine = device->engine;
+    w->simulator = device->simulator;
     engine->ops->cond_init(&w->changed);
     engine->ops->lock_init(&w->lock);
     engine->ops->lock_init(&w->hook_lock);
@@ -427,7 +434,7 @@ epg_status epg_team_create_threads(epg_device *device, const epg_team_options *o
     if (timeout_ms == 0)
         EPG_TRY(epg__setting_integer(EPG__SETTING_TIMEOUT_MS, 1, UINT32_MAX, &timeout_ms));
 
-    world *w = world_create(device->engine, count);
+    world *w = world_create(device, count);
     threads_team **members = w ? epg__zalloc(count, sizeof *members, "a team's ranks") : NULL;
     uint32_t made = 0;
     while (members && made < count && (members[made] = member_create(w, device, made, (uint32_t)timeout_ms)))

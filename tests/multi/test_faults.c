@@ -130,8 +130,8 @@ static int one_is_silent(test_rank *self)
 static void a_silent_rank_is_found(void **state)
 {
     (void)state;
-    assert_int_equal(run_ranks(2, 20000, one_is_silent, NULL), 0);
-    assert_int_equal(run_ranks(4, 20000, one_is_silent, NULL), 0);
+    assert_int_equal(run_ranks_both(2, 20000, one_is_silent, NULL, 20), 0);
+    assert_int_equal(run_ranks_both(4, 20000, one_is_silent, NULL, 20), 0);
 }
 
 /* The silent rank comes back after it was masked: it learns so at once, and nobody is hurt. */
@@ -164,7 +164,7 @@ static int one_is_late(test_rank *self)
 static void a_late_rank_learns_that_it_is_masked(void **state)
 {
     (void)state;
-    assert_int_equal(run_ranks(3, 20000, one_is_late, NULL), 0);
+    assert_int_equal(run_ranks_both(3, 20000, one_is_late, NULL, 20), 0);
 }
 
 /* ---- abort ---- */
@@ -194,7 +194,7 @@ static int one_aborts(test_rank *self)
 static void an_abort_wakes_everyone(void **state)
 {
     (void)state;
-    assert_int_equal(run_ranks(4, 20000, one_aborts, NULL), 0);
+    assert_int_equal(run_ranks_both(4, 20000, one_aborts, NULL, 20), 0);
 }
 
 /* ---- abandon, order ---- */
@@ -233,7 +233,7 @@ static int one_abandons(test_rank *self)
 static void an_abandoned_pair_is_void_for_the_others(void **state)
 {
     (void)state;
-    assert_int_equal(run_ranks(3, 20000, one_abandons, NULL), 0);
+    assert_int_equal(run_ranks_both(3, 20000, one_abandons, NULL, 20), 0);
 }
 
 /* A pair opened in a capture that failed: abandon puts the order back and enqueues nothing. */
@@ -264,7 +264,7 @@ static int capture_fails(test_rank *self)
 static void a_failed_capture_leaves_the_group_usable(void **state)
 {
     (void)state;
-    assert_int_equal(run_ranks(2, 20000, capture_fails, NULL), 0);
+    assert_int_equal(run_ranks_both(2, 20000, capture_fails, NULL, 20), 0);
 }
 
 /* ---- overflow, bad ids, dropped tokens ---- */
@@ -304,7 +304,7 @@ static void overflow_is_counted_and_flagged(void **state)
 {
     (void)state;
     for (int kind = 0; kind < 3; kind++)
-        assert_int_equal(run_ranks(2, 20000, overflows, &kind), 0);
+        assert_int_equal(run_ranks_both(2, 20000, overflows, &kind, 20), 0);
 }
 
 static int bad_routing(test_rank *self)
@@ -331,7 +331,7 @@ static int bad_routing(test_rank *self)
 static void bad_expert_ids_are_counted(void **state)
 {
     (void)state;
-    assert_int_equal(run_ranks(2, 20000, bad_routing, NULL), 0);
+    assert_int_equal(run_ranks_both(2, 20000, bad_routing, NULL, 20), 0);
 }
 
 /* ---- lanes and fill ---- */
@@ -382,7 +382,7 @@ static int one_fills(test_rank *self)
 static void fill_keeps_a_lane_in_step(void **state)
 {
     (void)state;
-    assert_int_equal(run_ranks(3, 20000, one_fills, NULL), 0);
+    assert_int_equal(run_ranks_both(3, 20000, one_fills, NULL, 20), 0);
 }
 
 /* ---- rehearsal ---- */
@@ -413,7 +413,7 @@ static int rehearses_alone(test_rank *self)
 static void a_rehearsal_runs_no_pair(void **state)
 {
     (void)state;
-    assert_int_equal(run_ranks(3, 20000, rehearses_alone, NULL), 0);
+    assert_int_equal(run_ranks_both(3, 20000, rehearses_alone, NULL, 20), 0);
 }
 
 /* ---- creation ---- */
@@ -443,8 +443,8 @@ static int one_differs(test_rank *self)
 static void creation_names_what_differs(void **state)
 {
     (void)state;
-    assert_int_equal(run_ranks(2, 20000, one_differs, NULL), 0);
-    assert_int_equal(run_ranks(3, 20000, one_differs, NULL), 0);
+    assert_int_equal(run_ranks_both(2, 20000, one_differs, NULL, 20), 0);
+    assert_int_equal(run_ranks_both(3, 20000, one_differs, NULL, 20), 0);
 }
 
 static int one_misses_the_barrier(test_rank *self)
@@ -458,7 +458,7 @@ static int one_misses_the_barrier(test_rank *self)
 static void a_barrier_names_who_is_missing(void **state)
 {
     (void)state;
-    assert_int_equal(run_ranks(3, 200, one_misses_the_barrier, NULL), 0);
+    assert_int_equal(run_ranks_both(3, 200, one_misses_the_barrier, NULL, 20), 0);
 }
 
 int main(void)

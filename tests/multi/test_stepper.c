@@ -56,7 +56,7 @@ static void all_ranks_stop_at_once_with_nothing_left(void **state)
 {
     (void)state;
     for (uint32_t ranks = 1; ranks <= RANKS_MOST; ranks *= 2)
-        assert_int_equal(run_ranks(ranks, 0, drain, NULL), 0);
+        assert_int_equal(run_ranks_both(ranks, 0, drain, NULL, 20), 0);
 }
 
 static int bad_report(test_rank *self)
@@ -82,7 +82,7 @@ static int bad_report(test_rank *self)
 static void a_bad_report_is_refused_on_every_rank(void **state)
 {
     (void)state;
-    assert_int_equal(run_ranks(3, 0, bad_report, NULL), 0);
+    assert_int_equal(run_ranks_both(3, 0, bad_report, NULL, 20), 0);
 }
 
 static int absent_rank(test_rank *self)
@@ -104,7 +104,7 @@ static int absent_rank(test_rank *self)
 static void an_absent_rank_is_a_timeout(void **state)
 {
     (void)state;
-    assert_int_equal(run_ranks(3, 200, absent_rank, NULL), 0);
+    assert_int_equal(run_ranks_both(3, 200, absent_rank, NULL, 20), 0);
 }
 
 int main(void)

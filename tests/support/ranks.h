@@ -22,6 +22,9 @@ int run_ranks(uint32_t size, uint32_t timeout_ms, int (*body)(test_rank *self), 
  * the system's that blocks. */
 int run_ranks_simulated(uint32_t size, uint32_t timeout_ms, int (*body)(test_rank *self), void *arg, uint64_t seed);
 
+/* On threads, then for seeds 0 .. seeds-1; stops at the first that fails. */
+int run_ranks_both(uint32_t size, uint32_t timeout_ms, int (*body)(test_rank *self), void *arg, uint64_t seeds);
+
 #define RANK_CHECK(condition, ...)                                                               \
     do {                                                                                         \
         if (!(condition)) {                                                                      \

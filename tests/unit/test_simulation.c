@@ -621,6 +621,25 @@ static void dies_in_the_middle_of_everything(void *ctx, uint32_t program)
     want(w, epg_memory_free(w->d, EPG_MEMORY_DEVICE, memory) == EPG_OK);
 }
 
+/* The device's end does not wait for work that nothing can wake. */
+static void destruction_cuts_off_what_cannot_end(void **state)
+{
+    (void)state;
+    oom_track_start();
+    world w = {.d = make(7, 0, 0)};
+    OK(epg_event_create(w.d, &w.event));
+    OK(epg_stream_create(w.d, EPG_STREAM_NONBLOCKING, &w.stream));
+    assert_int_equal(epg_simulation_run(w.d, 2, waits_for_the_dead, &w), EPG_ERR_STATE);
+    OK(epg_stream_wait_event(w.d, w.stream, w.event));
+    OK(epg_host_launch(w.d, w.stream, step_kernel, &(step_args){&w, 0, 1}, sizeof(step_args), "steps"));
+    assert_int_equal(epg_stream_synchronize(w.d, w.stream), EPG_ERR_STATE);
+    assert_string_equal(epg_message(), "nobody can move any more; the caller waits for the work of a stream; stream 0 waits "
+                                       "for an event");
+    OK(epg_event_destroy(w.d, w.event));
+    epg_device_destroy(w.d);
+    assert_int_equal(oom_tracked(), 0);
+}
+
 /* The first program's endless kernel is on a stream without a home: the run ends by its bound. */
 static void nothing_is_left_after_a_kill_or_a_failed_run(void **state)
 {
@@ -677,6 +696,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(each_program_counts_as_a_thread),
         cmocka_unit_test(a_trace_says_who_did_what),
         cmocka_unit_test(nothing_is_left_after_a_kill_or_a_failed_run),
+        cmocka_unit_test(destruction_cuts_off_what_cannot_end),
         cmocka_unit_test(every_allocation_may_fail),
     };
     if (argc > 1 && strcmp(argv[1], "digest") == 0) {
