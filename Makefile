@@ -77,15 +77,15 @@ gpu-test: setup-tests
 	@$(MAKE) --no-print-directory all tests
 	@EPGRAPH_TEST_DEVICE=cuda EPGRAPH_TEST_ALL_MAY_SKIP=1 tests/run.sh $(BUILD) $(DEVICE_TESTS) $(GPU_TESTS)
 
-# A device's errors are what many tests provoke, so API errors are not reported.
+# Errors of the API are what many tests provoke, so they are not reported. Kernels run one at a time there.
 SANITIZER ?= $(CUDA_HOME)/bin/compute-sanitizer
 gpu-sanitize: setup-tests
 	@$(MAKE) --no-print-directory all tests
 	@for tool in memcheck initcheck synccheck racecheck; do \
 	  echo "== $$tool"; \
-	  EPGRAPH_TEST_DEVICE=cuda EPGRAPH_TEST_ALL_MAY_SKIP=1 \
+	  EPGRAPH_TEST_DEVICE=cuda EPGRAPH_TEST_SERIAL=1 EPGRAPH_TEST_ALL_MAY_SKIP=1 \
 	  EPGRAPH_TEST_WRAP="$(SANITIZER) --tool $$tool --report-api-errors no --error-exitcode 1" \
-	  tests/run.sh $(BUILD) $(BUILD)/tests/unit/test_device $(GPU_TESTS) || exit 1; \
+	  tests/run.sh $(BUILD) $(DEVICE_TESTS) $(filter-out %/test_conform_cuda,$(GPU_TESTS)) || exit 1; \
 	done
 
 test-asan: setup-tests

@@ -1,5 +1,6 @@
 /* The command `epgraph`: picks the subcommand. Each subcommand reads its own options. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include "cli.h"
 
@@ -44,6 +45,9 @@ int main(int argc, char **argv)
 {
     static const struct argp argp = {NULL, parse, "COMMAND [OPTION...]", doc, NULL, NULL, NULL};
     int first = 0;
+    /* Virtual ranks on a GPU wait for one another in streams. With CUDA's default, 8, more streams than that share
+     * hardware queues, and a kernel that waits could stand before the one it waits for. CUDA reads it at its start. */
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
     argp_err_exit_status = CLI_BAD_INPUT;
     argp_program_version_hook = print_version;
     argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &first);

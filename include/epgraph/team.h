@@ -31,7 +31,9 @@ typedef struct epg_team_stats {
 } epg_team_stats;
 #define EPG_TEAM_STATS_INIT {sizeof(epg_team_stats), 0, 0}
 
-/* Virtual ranks in one process, on one device: fills ranks[0 .. count-1], each to be used by a thread of its own.
+/* Virtual ranks in one process, on one device. On the CUDA device set CUDA_DEVICE_MAX_CONNECTIONS=32 before CUDA starts
+ * (the command does): their kernels wait for one another, and streams that share a hardware queue do not run at once.
+ * Fills ranks[0 .. count-1], each to be used by a thread of its own.
  * count is 1..EPG_TEAM_MAX_RANKS. `options` may be NULL. The shared part is freed with the last rank. */
 EPG_API epg_status epg_team_create_threads(epg_device *device, const epg_team_options *options, uint32_t count,
                                            epg_team **ranks);

@@ -266,14 +266,6 @@ static cudaError_t fill_info(epg__cuda_device *device)
     return cudaSuccess;
 }
 
-/* A process's first launch on a per-thread stream was seen to hang, now and then, while another thread captured (CUDA
- * 13.0). Here it comes before any capture of ours. */
-static epg_status use_per_thread_stream(epg_device *device)
-{
-    EPG_TRY(epg__cuda_probe_launch(device, EPG_STREAM_PER_THREAD));
-    return epg__cuda_stream_synchronize(device, EPG_STREAM_PER_THREAD);
-}
-
 static epg_status fill_device(epg__cuda_device *device)
 {
     epg__cuda_call call;
@@ -282,8 +274,7 @@ static epg_status fill_device(epg__cuda_device *device)
     if (error == cudaSuccess)
         error = cudaStreamCreateWithFlags(&device->fill, cudaStreamNonBlocking);
     EPG_TRY(epg__cuda_leave(&call, error));
-    EPG_TRY(set_clock(device));
-    return use_per_thread_stream(&device->base);
+    return set_clock(device);
 }
 
 epg_status epg__device_cuda_create(const epg_device_options *options, epg_device **device)

@@ -123,9 +123,9 @@ epg_status epg__capture_refuse(epg_stream stream, const char *what)
 /* Rule 3, in the order of rule 7. */
 epg_status epg__capture_check_progress(epg_stream stream, const char *what)
 {
-    EPG_TRY(epg__capture_check_work(stream, what));
-    if (stream->capture)
+    if (stream->capture) /* also where it is invalidated: 900, not 901 */
         return epg__capture_refuse(stream, what);
+    EPG_TRY(epg__capture_check_work(stream, what));
     return epg__capture_check_unsafe(stream->device, what);
 }
 

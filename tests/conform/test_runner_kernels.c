@@ -239,13 +239,20 @@ static void a_reset_with_another_shape_instantiates(void **state)
 }
 
 #define T(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define CONCURRENT(name) {#name, test_device_serial() ? needs_concurrency : name, set_up, tear_down, NULL}
+
+static void needs_concurrency(void **state)
+{
+    (void)state;
+    skip();
+}
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(a_replay_runs_every_kernel), T(a_fork_inside_the_step_is_replayed), T(a_kernel_on_the_legacy_stream_is_found),
-        T(scratch_memory_is_the_steps_own), T(a_step_waits_for_the_one_on_another_stream),
-        T(a_reset_with_moved_parameters_updates), T(a_reset_with_another_shape_instantiates),
+        T(a_replay_runs_every_kernel), CONCURRENT(a_fork_inside_the_step_is_replayed), T(a_kernel_on_the_legacy_stream_is_found),
+        T(scratch_memory_is_the_steps_own), CONCURRENT(a_step_waits_for_the_one_on_another_stream),
+        CONCURRENT(a_reset_with_moved_parameters_updates), T(a_reset_with_another_shape_instantiates),
     };
     if (test_device_missing())
         return 77;

@@ -9,10 +9,13 @@ epg_device_kind test_device_kind(void)
     return name && !strcmp(name, "cuda") ? EPG_DEVICE_CUDA : EPG_DEVICE_HOST;
 }
 
+bool test_device_serial(void) { return getenv("EPGRAPH_TEST_SERIAL") != NULL; }
+
 epg_status test_device_create(epg_device **device)
 {
     epg_device_options options = EPG_DEVICE_OPTIONS_INIT;
     options.kind = test_device_kind();
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0); /* for tests that wait across streams; read by CUDA at its start */
     return epg_device_create(&options, device);
 }
 

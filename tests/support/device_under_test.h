@@ -7,6 +7,10 @@
 #include "epgraph/device.h"
 
 epg_device_kind test_device_kind(void);
+
+/* Kernels of different streams do not run at once, and a launch ends with its kernel (under compute-sanitizer):
+ * EPGRAPH_TEST_SERIAL is set. Bodies that need more skip themselves. */
+bool test_device_serial(void);
 epg_status test_device_create(epg_device **device);
 
 /* Prints why, and gives true, where that device cannot be had: main then returns 77. */
