@@ -157,7 +157,7 @@ static void test_reference_bf16(void **state)
     p.checkpoint = checkpoint;
     p.shape.size = sizeof p.shape;
     assert_int_equal(epg_checkpoint_shape(checkpoint, &p.shape), EPG_OK);
-    assert_int_equal(run_ranks(2, 20000, against_reference, &p), 0);
+    assert_int_equal(run_ranks_both(2, 20000, against_reference, &p, 5), 0);
     epg_checkpoint_close(checkpoint);
 }
 
@@ -228,7 +228,7 @@ static void test_batch_invariance(void **state)
         for (int type = 0; type < 2; type++) {
             p.layout = (epg_layout)layout;
             p.type = (epg_dtype)type;
-            assert_int_equal(run_ranks(2, 20000, batch_body, &p), 0);
+            assert_int_equal(run_ranks_both(2, 20000, batch_body, &p, 5), 0);
         }
     epg_checkpoint_close(checkpoint);
 }
@@ -290,7 +290,7 @@ static void test_capture(void **state)
     p.checkpoint = checkpoint;
     p.shape.size = sizeof p.shape;
     assert_int_equal(epg_checkpoint_shape(checkpoint, &p.shape), EPG_OK);
-    assert_int_equal(run_ranks(2, 20000, capture_body, &p), 0);
+    assert_int_equal(run_ranks_both(2, 20000, capture_body, &p, 5), 0);
     epg_checkpoint_close(checkpoint);
 }
 
