@@ -9,7 +9,8 @@
  * A stream is a plain handle with CUDA's special values: NULL and EPG_STREAM_LEGACY are the legacy stream. Work on
  * the legacy stream waits for all earlier work in blocking streams, and later work in blocking streams waits for it;
  * non-blocking streams take no part in that. EPG_STREAM_PER_THREAD is a blocking stream of the calling thread's own,
- * made at its first use; it may be captured like any other, and it cannot be destroyed.
+ * made at its first use; it may be captured like any other, and it cannot be destroyed. On the CUDA device a thread
+ * should have used it once before another thread captures: a driver was seen to hang in a first use during a capture.
  *
  * A device and its handles may be used from several threads at once; one stream's calls take effect in the order in
  * which they return. Every handle must be destroyed before its device. */
@@ -122,7 +123,7 @@ EPG_API epg_status epg_memory_free(epg_device *device, epg_memory_kind kind, voi
 /* Stream-ordered allocation of device memory, from a pool. What it holds at first is not defined. The memory may be
  * used by work that comes after the alloc and before the free in the order of streams and events; memory freed in a
  * stream may be handed out again there before the free has run. 0 bytes give NULL; freeing NULL does nothing; freeing
- * what is not allocated, or was not by this call, is EPG_ERR_INVALID.
+ * what is not allocated is EPG_ERR_INVALID. What epg_memory_alloc gave must not be freed here.
  *
  * On a capturing stream both become nodes, and the address belongs to the graph: the same in every replay. Memory that
  * the graph allocates and does not free stays allocated after a launch; until it is freed (by epg_memory_free, by
@@ -147,9 +148,7 @@ EPG_API epg_status epg_memory_info(epg_device *device, uint64_t *free_bytes, uin
 EPG_API epg_status epg_memcpy_async(epg_device *device, void *to, const void *from, size_t bytes, epg_stream stream);
 EPG_API epg_status epg_memset_async(epg_device *device, void *to, int value, size_t bytes, epg_stream stream);
 
-/* On the legacy stream, and waited for where either end is memory that the host reads or writes. A copy within device
- * memory, or a memset of it, may return earlier: all that comes later on the device's blocking streams sees it. During
- * capture: as any work on the legacy stream. */
+/* On the legacy stream, and waited for. During capture: as any work on the legacy stream. */
 EPG_API epg_status epg_memcpy(epg_device *device, void *to, const void *from, size_t bytes);
 EPG_API epg_status epg_memset(epg_device *device, void *to, int value, size_t bytes);
 

@@ -107,7 +107,7 @@ static epg_status memory_alloc_async(epg_device *device, size_t bytes, epg_strea
     epg__cuda_call call;
     void *made = NULL;
     EPG_TRY(epg__cuda_enter(device, "epg_memory_alloc_async", &call));
-    EPG_TRY(epg__cuda_leave(&call, cudaMallocAsync(&made, bytes ? bytes : 1, epg__cuda_stream(stream))));
+    EPG_TRY(epg__cuda_leave(&call, cudaMallocAsync(&made, bytes, epg__cuda_stream(stream))));
     *memory = made;
     return EPG_OK;
 }
