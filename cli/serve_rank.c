@@ -272,7 +272,7 @@ static epg_status add_time(serve_times *times, double us)
 
 static epg_status offer_report(serve_rank *rank)
 {
-    epg_step_report report = {.alive = 1, .epoch = rank->epoch};
+    epg_step_report report = {.alive = 1, .epochs = {rank->epoch}};
     report.pairs[0] = rank->shared->config->shape.layers;
     schedule_report(&rank->schedule, rank->clock_us, &report);
     return epg_stepper_begin(rank->stepper, &report);

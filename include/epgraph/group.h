@@ -164,13 +164,14 @@ typedef enum epg_operation {
     EPG_OP_DISPATCH_SEND = 1,
     EPG_OP_DISPATCH_RECV = 2,
     EPG_OP_COMBINE_SEND = 3,
-    EPG_OP_COMBINE_RECV = 4
+    EPG_OP_COMBINE_RECV = 4,
+    EPG_OP_JOIN = 5             /* epg_group_admit */
 } epg_operation;
 
 /* The first failure of this rank's device work: the first cause, not what followed from it. */
 typedef struct epg_group_record {
     uint32_t size;
-    epg_status status;        /* EPG_OK: nothing failed. TIMEOUT, ABORTED, MASKED, PAIRS, ROUTING or OVERFLOW */
+    epg_status status;        /* EPG_OK: nothing failed. TIMEOUT, ABORTED, MASKED, GONE, PAIRS, ROUTING, OVERFLOW or STATE */
     epg_operation operation;
     uint32_t lane;
     uint32_t epoch;
@@ -187,10 +188,55 @@ EPG_API epg_status epg_group_check(epg_group *group, epg_group_record *record);
 /* Forgets the record (not the mask), so that the next failure is recorded. */
 EPG_API epg_status epg_group_clear_record(epg_group *group);
 
-/* 1 while the rank takes part, 0 once it is masked. Masking is local to this rank: epg_group_mask does by hand what
- * an expired wait does. */
+/* 1 while the rank takes part in every lane, 0 from when it is masked until it has joined again in all of them. Masking
+ * is local to this rank: epg_group_mask does by hand what an expired wait does. It masks the life of that rank that was
+ * admitted last, and those before. */
 EPG_API epg_status epg_group_alive(epg_group *group, uint32_t rank, int *alive);
 EPG_API epg_status epg_group_mask(epg_group *group, uint32_t rank);
+
+/* ---- joining again ----
+ *
+ * A rank that was lost comes back as a later incarnation of itself, on the same place in the team:
+ *
+ *   it:         epg_team_rejoin, epg_group_join, then a step report with `join` set
+ *   all ranks:  the plan of that step names the epochs; epg_group_admit with epg_stepper_admission's answer
+ *   the others: this step's pairs, still without it
+ *   all ranks:  the next step's pairs, it among them; graphs captured before take it back as they are */
+
+typedef enum epg_member_state {
+    EPG_MEMBER_GONE = 0,      /* takes no part */
+    EPG_MEMBER_STAYS = 1,     /* has taken part and goes on */
+    EPG_MEMBER_JOINS = 2      /* takes part from the admission's epochs on */
+} epg_member_state;
+
+typedef struct epg_member {
+    uint32_t incarnation;
+    uint32_t state;           /* epg_member_state */
+} epg_member;
+
+/* Who takes part from which epochs on; the same on every rank. */
+typedef struct epg_admission {
+    uint32_t size;
+    uint32_t ranks;           /* the team's size */
+    const epg_member *members;/* [ranks] */
+    const uint32_t *epochs;   /* [lanes] the first epoch of those that join */
+} epg_admission;
+#define EPG_ADMISSION_INIT {sizeof(epg_admission), 0, NULL, NULL}
+
+/* A new group on the place, and with the options, of one that was lost with an earlier incarnation of this rank; groups
+ * are joined in the order in which they were created. Not collective, not during capture. Its region is clean on
+ * return, so report `join` after it. Until epg_group_admit it can rehearse and capture, and nothing else: an eager
+ * operation is EPG_ERR_STATE, a replay a rehearsal that leaves a record of EPG_ERR_STATE. */
+EPG_API epg_status epg_group_join(epg_team *team, const epg_group_options *options, epg_group **group);
+
+/* Enqueues the admission on `stream`: after the earlier pairs of all lanes and before all later ones, with no pair open,
+ * not captured; ahead of the epochs by any number of pairs. `admission` is copied.
+ *
+ * Where this rank stays: masks what is gone, with every earlier incarnation of those that join, and takes these in when
+ * each lane comes to its epoch. A lane that is past it leaves a record of EPG_ERR_PAIRS with the operation "join", and
+ * the rank stays masked. Where this rank joins: takes epochs, masks and incarnations from the admission and waits,
+ * bounded, until every rank that stays has ended the pairs whose memory it is about to write. */
+EPG_API epg_status epg_group_admit(epg_group *group, const epg_admission *admission, epg_stream stream);
 
 typedef struct epg_group_stats {
     uint32_t size;

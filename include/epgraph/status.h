@@ -37,6 +37,7 @@ extern "C" {
     X(17, ERR_MOVED, 0, "a bound input moved")                                                                     \
     X(18, ERR_ESCAPED, 0, "work escaped the capture")                                                              \
     X(19, ERR_SYSTEM, 0, "an operating system call failed")                                                        \
+    X(20, ERR_GONE, 0, "the peer is gone and its place was taken anew")                                            \
     X(900, ERR_CAPTURE_UNSUPPORTED, 900, "operation not permitted when stream is capturing")                       \
     X(901, ERR_CAPTURE_INVALIDATED, 901, "operation failed due to a previous error during capture")                \
     X(902, ERR_CAPTURE_MERGE, 902, "operation would result in a merge of separate capture sequences")              \

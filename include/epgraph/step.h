@@ -38,7 +38,9 @@ typedef struct epg_step_report {
     uint32_t spec_tokens;      /* speculative tokens beside each of those: decode runs decode_tokens * (1 + spec_tokens) */
     uint32_t prefill_streak;   /* prefill steps in a row that this rank ran up to now */
     uint32_t pairs[EPG_LANES_MAX]; /* pairs this rank wants in each lane of a step */
-    uint32_t epoch;            /* pairs enqueued so far in lane 0, as the group's epoch counts them */
+    uint32_t epochs[EPG_LANES_MAX]; /* pairs enqueued so far, as each lane's epoch counts them: first_epoch and on. A
+                                       rank that has joined counts on from join_epochs - 1 */
+    uint32_t incarnation;      /* filled in by the stepper: epg_team_incarnation */
     uint16_t stop;             /* 1: nothing left to do, and none will come */
     uint16_t error;            /* an epg_status that ends the run, 0 else */
     uint16_t join;             /* 1: this rank asks to take part again; it runs none of this step's pairs */
@@ -54,11 +56,15 @@ typedef struct epg_step_plan {
     uint32_t tokens;
     uint32_t bucket;           /* decode and idle: the bucket replayed. Prefill: the tokens */
     uint32_t pairs[EPG_LANES_MAX]; /* the same on every rank: the most any rank wants */
-    uint32_t join_epoch;       /* where join_ranks is not 0: the epoch at which they take part, the first after this step */
-    uint32_t join_ranks;
+    uint32_t join_epochs[EPG_LANES_MAX]; /* where join_ranks is not 0: each lane's first epoch after this step, at which
+                                            they take part */
+    uint32_t join_ranks;       /* how many ask to */
     uint16_t stop;             /* 1 on all ranks at once: every live rank asked for it */
     uint16_t error;            /* the first rank's error, in rank order; error_rank says whose */
     uint32_t error_rank;
+    uint32_t incarnation;      /* of the rank whose plan this is, as it reported */
+    uint16_t alive;            /* 1: that rank answered */
+    uint16_t join;             /* 1: it is one of join_ranks */
 } epg_step_plan;
 
 /* Pure: no state, no clock. plans[r] is rank r's. EPG_ERR_INVALID names a bad config field or report. A decode that
@@ -73,8 +79,13 @@ EPG_API epg_status epg_stepper_create(epg_team *team, const epg_step_config *con
 EPG_API void epg_stepper_destroy(epg_stepper *stepper);
 EPG_API epg_status epg_stepper_begin(epg_stepper *stepper, const epg_step_report *report);
 
-/* `mine` gets this rank's plan; `all`, where not NULL, every rank's ([team size]). */
+/* `mine` gets this rank's plan; `all`, where not NULL, every rank's ([team size]). After EPG_ERR_TIMEOUT, which names the
+ * ranks that did not report, the exchange is still open: retire them (epg_team_retire) and call it again. */
 EPG_API epg_status epg_stepper_end(epg_stepper *stepper, epg_step_plan *mine, epg_step_plan *all);
+
+/* What the last plans say to epg_group_admit, where join_ranks is not 0. The arrays last until the next
+ * epg_stepper_end. */
+EPG_API epg_status epg_stepper_admission(const epg_stepper *stepper, epg_admission *admission);
 
 #ifdef __cplusplus
 }

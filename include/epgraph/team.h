@@ -51,13 +51,28 @@ EPG_API epg_status epg_team_barrier(epg_team *team);
  * not). */
 EPG_API epg_status epg_team_allgather(epg_team *team, const void *in, size_t bytes, void *out);
 
-/* The same in two halves: `in` is copied and offered at once, the wait is in the second. One may be open at a time. */
+/* The same in two halves: `in` is copied and offered at once, the wait is in the second. One may be open at a time.
+ * After EPG_ERR_TIMEOUT it is still open: the second half may be called again, once the missing ranks are retired. */
 EPG_API epg_status epg_team_allgather_begin(epg_team *team, const void *in, size_t bytes);
 EPG_API epg_status epg_team_allgather_end(epg_team *team, void *out);
 
 /* Wakes every rank from every collective call and every device wait of the team's groups; all later calls return
  * EPG_ERR_ABORTED. From any thread, any number of times; the first reason is kept. */
 EPG_API epg_status epg_team_abort(epg_team *team, const char *reason);
+
+/* ---- a rank that is lost, and one that takes its place. Through any rank's handle, from any thread. ---- */
+
+/* The rank is gone for good: its thread has ended, none of its work runs or will run, and all that it stored has
+ * landed. From now on collective calls do not wait for it and all-gathers give zeros for it; calls through its handle
+ * are EPG_ERR_STATE. Its handles may be destroyed at any later time. Retiring it twice does nothing. */
+EPG_API epg_status epg_team_retire(epg_team *team, uint32_t rank);
+
+/* A handle on a retired rank's place, of the next incarnation (at most EPG_TEAM_MAX_INCARNATION). It takes part in
+ * collective calls from the first that no rank has begun. */
+EPG_API epg_status epg_team_rejoin(epg_team *team, uint32_t rank, epg_team **joined);
+
+#define EPG_TEAM_MAX_INCARNATION 255
+EPG_API uint32_t epg_team_incarnation(const epg_team *team); /* 0 in a rank's first life */
 
 EPG_API epg_status epg_team_get_stats(const epg_team *team, epg_team_stats *stats);
 

@@ -128,6 +128,15 @@ static inline void epg__word_store(epg__simulator *sim, uint32_t *word, uint32_t
         __atomic_store_n(word, value, __ATOMIC_RELEASE);
 }
 
+/* Makes a word at least `value`; several of a rank's streams and its host may do so at once. */
+static inline void epg__word_raise(epg__simulator *sim, uint32_t *word, uint32_t value)
+{
+    epg__data_look(sim, "raises a word", word, sizeof *word);
+    uint32_t now = __atomic_load_n(word, __ATOMIC_ACQUIRE);
+    while (now < value && !__atomic_compare_exchange_n(word, &now, value, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        ;
+}
+
 /* ---- doorbells ---- */
 
 /* Wakes the owner of `bell` if it sleeps. Call it after the signal store. */

@@ -106,6 +106,17 @@ static void send_row(const sender *s, uint32_t token, const uint32_t *chosen, ep
                     w->row_bytes);
 }
 
+/* A rank that joins rehearses until it is admitted; a real pair before that is a mistake. */
+static uint32_t is_rehearsed(const epg__lane *lane, const epg_wire_header *header)
+{
+    if (epg__word_load(lane->sim, &header->rehearsal))
+        return 1;
+    if (!epg__word_load(lane->sim, &header->outside))
+        return 0;
+    epg__record_failure(lane, EPG_ERR_STATE, EPG_OP_DISPATCH_SEND, lane->rank, 0, 0);
+    return 1;
+}
+
 /* Opens the pair; 0 under rehearsal. */
 static int open_pair(sender *s, int is_void)
 {
@@ -114,13 +125,15 @@ static int open_pair(sender *s, int is_void)
     epg_wire_lane *own = (epg_wire_lane *)epg__own_lane(lane);
     uint32_t asked = is_void ? 0 : s->user->tokens ? epg__word_load(lane->sim, s->user->tokens) : s->user->bucket;
 
-    *lane->pair = (epg__pair_state){lane->pair->epoch, 0, epg__word_load(lane->sim, &header->rehearsal) != 0, 0};
+    *lane->pair = (epg__pair_state){lane->pair->epoch, 0, is_rehearsed(lane, header), 0};
     memset(lane->sent, 0, lane->ranks * sizeof *lane->sent);
     if (lane->pair->rehearsed)
         return 0;
     s->tokens = asked < s->user->bucket ? asked : s->user->bucket;
     lane->pair->epoch = ++own->epoch;
     lane->pair->tokens = s->tokens;
+    if (*lane->entering)
+        epg__admit_due(lane);
     if (asked > s->tokens) {
         epg__count(lane, EPG_COUNT_DROPPED_TOKENS, asked - s->tokens);
         epg__record_failure(lane, EPG_ERR_OVERFLOW, EPG_OP_DISPATCH_SEND, lane->rank, s->user->bucket, asked);
@@ -147,7 +160,7 @@ static uint32_t turn(const epg__lane *lane, uint32_t i) { return (lane->rank + 1
 
 static void signal_rank(const epg__lane *lane, uint32_t peer)
 {
-    if (epg__rank_alive(lane, peer))
+    if (epg__rank_alive(lane, peer) || (*lane->entering && epg__is_invited(lane, peer)))
         epg__send_signal(lane, EPG_WIRE_DISPATCH, peer, lane->sent[peer], 0);
 }
 

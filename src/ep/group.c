@@ -139,21 +139,34 @@ epg_status epg_group_plan_bytes(const epg_group_options *options, uint32_t ranks
 
 /* ---- creation ---- */
 
-/* Every rank's geometry against this rank's, by name. A rank that failed on its own offers zeros, so that all learn
- * of it. */
-static epg_status compare_geometries(epg_team *team, const epg_wire_geometry *mine, epg_wire_geometry *all)
+/* What a rank brings to the creation. */
+typedef struct creation {
+    epg_wire_geometry geometry; /* version 0: it failed */
+    uint32_t incarnation;
+} creation;
+
+epg_status epg__group_compare(const epg_wire_geometry *theirs, const epg_wire_geometry *ours, uint32_t their_rank,
+                              uint32_t our_rank)
 {
     static const char *const names[] = {"wire version", "ranks", "experts", "logical_experts", "hidden",  "topk",
                                         "max_tokens",   "slots", "lanes",   "row_type",        "first_epoch"};
+    const uint32_t *their = (const uint32_t *)theirs, *our = (const uint32_t *)ours;
+    for (size_t f = 0; f < EPG__COUNT_OF(names); f++)
+        if (their[f] != our[f])
+            return epg__fail(EPG_ERR_MISMATCH, "%s is %u on rank %u and %u on rank %u", names[f], their[f], their_rank,
+                             our[f], our_rank);
+    return EPG_OK;
+}
+
+/* Every rank's geometry against this rank's, by name. A rank that failed on its own offers zeros, so that all learn
+ * of it. */
+static epg_status compare_geometries(epg_team *team, const creation *mine, creation *all)
+{
     EPG_TRY(epg_team_allgather(team, mine, sizeof *mine, all));
     for (uint32_t r = 0; r < epg_team_size(team); r++) {
-        const uint32_t *theirs = (const uint32_t *)&all[r], *ours = (const uint32_t *)mine;
-        if (all[r].version == 0)
+        if (all[r].geometry.version == 0)
             return epg__fail(EPG_ERR_MISMATCH, "rank %u could not create its group", r);
-        for (size_t f = 0; f < EPG__COUNT_OF(names); f++)
-            if (theirs[f] != ours[f])
-                return epg__fail(EPG_ERR_MISMATCH, "%s is %u on rank %u and %u on rank %u", names[f], theirs[f], r,
-                                 ours[f], epg_team_rank(team));
+        EPG_TRY(epg__group_compare(&all[r].geometry, &mine->geometry, r, epg_team_rank(team)));
     }
     return EPG_OK;
 }
@@ -167,7 +180,7 @@ static void on_abort(void *ctx)
 }
 
 /* Puts the region in its first state: nobody masked, no signal ever sent. */
-static void clean_region(epg_group *g)
+static void clean_region(epg_group *g, const creation *all)
 {
     uint32_t rank = epg_team_rank(g->team);
     epg_wire_header *header = g->peers[rank];
@@ -175,10 +188,14 @@ static void clean_region(epg_group *g)
     header->version = EPG_WIRE_VERSION;
     header->ranks = g->wire.geometry.ranks;
     header->geometry_hash = epg__wire_hash(&g->wire.geometry);
+    header->geometry = g->wire.geometry;
+    header->incarnation = g->team->incarnation;
     for (uint32_t l = 0; l < g->options.lanes; l++) {
         char *lane = epg__lane_at(&g->wire, header, l);
         memset(lane, 0, g->wire.marks);
         ((epg_wire_lane *)lane)->epoch = g->options.first_epoch;
+        for (uint32_t r = 0; r < header->ranks; r++)
+            epg__lives_of(&g->lanes[l])[r] = g->newest[r] = all[r].incarnation;
     }
     g->cleans++;
 }
@@ -196,6 +213,7 @@ static epg_status make_local(epg_group *g, uint32_t spin)
         lane->device = g->device;
         lane->sim = g->device->simulator;
         lane->rank = rank;
+        lane->incarnation = g->team->incarnation;
         lane->first_expert = rank * lane->local_experts;
         lane->spin = lane->sim ? 0 : spin; /* polls that are moves gain nothing */
         lane->peers = g->peers;
@@ -207,7 +225,7 @@ static epg_status make_local(epg_group *g, uint32_t spin)
     return EPG_OK;
 }
 
-static epg_status create_private(epg_group *g, const epg_group_options *options)
+epg_status epg__group_create_private(epg_group *g, const epg_group_options *options)
 {
     long long ll_max = 0, spin = 0;
     EPG_TRY(epg__setting_integer(EPG__SETTING_LL_MAX_TOKENS, 0, UINT32_MAX, &ll_max));
@@ -215,28 +233,35 @@ static epg_status create_private(epg_group *g, const epg_group_options *options)
     EPG_TRY(plan(options, epg_team_size(g->team), g));
     g->ll_max_tokens = (uint32_t)ll_max;
     g->peers = epg__zalloc(epg_team_size(g->team), sizeof *g->peers, "peer addresses");
-    return g->peers ? make_local(g, (uint32_t)spin) : EPG_ERR_NO_MEMORY;
+    g->newest = g->peers ? epg__zalloc(epg_team_size(g->team), sizeof *g->newest, "peer incarnations") : NULL;
+    return g->newest ? make_local(g, (uint32_t)spin) : EPG_ERR_NO_MEMORY;
+}
+
+epg_status epg__group_hook(epg_group *g)
+{
+    EPG_TRY(g->team->ops->on_abort_add(g->team, on_abort, g));
+    g->hooked = 1;
+    return EPG_OK;
 }
 
 /* Collective. A rank that failed on its own still takes part in the comparison. */
-static epg_status create_shared(epg_group *g, epg_wire_geometry *all, epg_status private_status)
+static epg_status create_shared(epg_group *g, creation *all, epg_status private_status)
 {
     char cause[512];
-    epg_wire_geometry geometry = private_status == EPG_OK ? g->wire.geometry : (epg_wire_geometry){0};
+    creation mine = {private_status == EPG_OK ? g->wire.geometry : (epg_wire_geometry){0}, g->team->incarnation};
     strncpy(cause, epg_message(), sizeof cause - 1);
     cause[sizeof cause - 1] = 0;
-    epg_status status = compare_geometries(g->team, &geometry, all);
+    epg_status status = compare_geometries(g->team, &mine, all);
     if (private_status != EPG_OK)
         return epg__fail(private_status, "%s", cause);
     EPG_TRY(status);
     EPG_TRY(g->team->ops->symmetric_alloc(g->team, g->wire.total, g->peers));
-    clean_region(g);
-    status = g->team->ops->on_abort_add(g->team, on_abort, g);
+    clean_region(g, all);
+    status = epg__group_hook(g);
     if (status != EPG_OK) {
         epg_team_abort(g->team, "a rank could not finish its group"); /* the others are on their way to the barrier */
         return status;
     }
-    g->hooked = 1;
     return epg_team_barrier(g->team); /* no peer may write before this region is clean */
 }
 
@@ -248,7 +273,7 @@ epg_status epg_group_create(epg_team *team, const epg_group_options *options, ep
         return epg__fail(EPG_ERR_UNSUPPORTED, "dispatch and combine have kernels for the host device alone; this is %s",
                          team->device->info.name);
     epg_group *g = epg__zalloc(1, sizeof *g, "a group");
-    epg_wire_geometry *all = g ? epg__zalloc(team->size, sizeof *all, "the ranks' geometries") : NULL;
+    creation *all = g ? epg__zalloc(team->size, sizeof *all, "the ranks' geometries") : NULL;
     if (!all) {
         free(g);
         epg_team_abort(team, "no memory for a group"); /* the others wait in the comparison */
@@ -256,7 +281,7 @@ epg_status epg_group_create(epg_team *team, const epg_group_options *options, ep
     }
     g->team = team;
     g->device = team->device;
-    epg_status status = create_shared(g, all, create_private(g, options));
+    epg_status status = create_shared(g, all, epg__group_create_private(g, options));
     free(all);
     if (status != EPG_OK) {
         epg_group_destroy(g);
@@ -279,6 +304,7 @@ void epg_group_destroy(epg_group *g)
     if (g->peers && g->peers[epg_team_rank(g->team)])
         g->team->ops->symmetric_free(g->team, g->peers[epg_team_rank(g->team)]);
     free(g->peers);
+    free(g->newest);
     free(g);
 }
 
@@ -324,7 +350,8 @@ epg_status epg_group_flags(epg_group *group, uint32_t lane, const uint32_t **fla
 
 const char *epg__operation_name(epg_operation operation)
 {
-    static const char *const names[] = {"no operation", "dispatch send", "dispatch recv", "combine send", "combine recv"};
+    static const char *const names[] = {"no operation", "dispatch send", "dispatch recv",
+                                        "combine send", "combine recv",  "join"};
     return (unsigned)operation < EPG__COUNT_OF(names) ? names[operation] : "an unknown operation";
 }
 
@@ -340,6 +367,8 @@ static epg_status say(const epg_group *g, const epg_group_record *r)
                          me, op, r->epoch, (long long)r->seen, expected - 1);
     case EPG_ERR_OVERFLOW:
         return epg__fail(r->status, "rank %u, %s, epoch %u: %llu rows came where %llu fit", me, op, r->epoch, seen, expected);
+    case EPG_ERR_STATE:
+        return epg__fail(r->status, "rank %u, %s, lane %u: a replay before the rank was admitted again", me, op, r->lane);
     case EPG_ERR_TIMEOUT:
         return epg__fail(r->status, "rank %u, %s, lane %u: no signal from rank %u for epoch %llu in %u ms (last seen: %llu)",
                          me, op, r->lane, r->peer, expected, g->options.timeout_ms, seen);
@@ -378,11 +407,6 @@ epg_status epg_group_clear_record(epg_group *group)
     return EPG_OK;
 }
 
-static uint32_t *mask_word(epg_group *g, uint32_t rank)
-{
-    return (uint32_t *)((char *)own_header(g) + g->wire.mask) + rank;
-}
-
 static epg_status check_peer(const epg_group *g, uint32_t rank)
 {
     return rank < g->wire.geometry.ranks
@@ -394,7 +418,9 @@ epg_status epg_group_alive(epg_group *group, uint32_t rank, int *alive)
 {
     EPG_TRY(need(group, alive));
     EPG_TRY(check_peer(group, rank));
-    *alive = epg__word_load(group->device->simulator, mask_word(group, rank)) == 0;
+    *alive = 1;
+    for (uint32_t l = 0; l < group->options.lanes; l++)
+        *alive &= epg__rank_alive(&group->lanes[l], rank);
     return EPG_OK;
 }
 
@@ -404,7 +430,7 @@ epg_status epg_group_mask(epg_group *group, uint32_t rank)
     EPG_TRY(check_peer(group, rank));
     if (rank == epg_team_rank(group->team))
         return epg__fail(EPG_ERR_INVALID, "rank %u cannot mask itself", rank);
-    epg__word_store(group->device->simulator, mask_word(group, rank), 1);
+    epg__give_up(&group->lanes[0], rank, group->newest[rank]);
     epg__doorbell_ring(group->device->simulator, &own_header(group)->bell);
     return EPG_OK;
 }

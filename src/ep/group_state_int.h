@@ -25,6 +25,22 @@ struct epg_group {
     uint64_t cleans, region_bytes, local_bytes, expert_bytes;
     uint32_t lanes_made;
     int hooked;
+    int outside;               /* joined its place, not admitted yet */
+    int rehearsing;            /* the last epg_group_rehearse turned it on */
+    uint32_t *newest;          /* [ranks] the incarnation of each rank admitted last */
 };
+
+/* Memory of this rank alone; with a team and a device in `g`. Does not touch symmetric memory. */
+epg_status epg__group_create_private(epg_group *g, const epg_group_options *options);
+
+/* EPG_ERR_MISMATCH names the first field of two geometries that differs. */
+epg_status epg__group_compare(const epg_wire_geometry *theirs, const epg_wire_geometry *ours, uint32_t their_rank,
+                              uint32_t our_rank);
+
+/* From now on an abort of the team ends the group's waits. */
+epg_status epg__group_hook(epg_group *g);
+
+/* The capture that `stream` is in, 0 for none. */
+uint64_t epg__group_capture_of(const epg_group *g, epg_stream stream);
 
 #endif

@@ -19,6 +19,8 @@ static void place_parts(epg__lane *l, walk *w)
     const epg_wire_geometry *g = &l->wire->geometry;
     size_t tokens = g->max_tokens, ranks = g->ranks, capacity = l->row_capacity, word = sizeof(uint32_t);
     l->pair = part(w, 1, sizeof *l->pair);
+    l->entering = part(w, 1, word);
+    l->entries = part(w, ranks, sizeof *l->entries);
     l->flags = part(w, tokens, word);
     l->share_count = part(w, tokens, word);
     l->shares = part(w, tokens * l->fan, sizeof *l->shares);

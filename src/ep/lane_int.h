@@ -17,11 +17,17 @@ typedef struct epg__pair_state {
     uint32_t epoch, tokens, rehearsed, zero;
 } epg__pair_state;
 
+/* A rank that is to be taken in: which life of it, and at which epoch. Incarnation 0: none (a first life never joins). */
+typedef struct epg__entry {
+    uint32_t incarnation, epoch;
+} epg__entry;
+
 typedef struct epg__lane {
     const epg_wire_layout *wire;
     epg_device *device;
     epg__simulator *sim;         /* the device's */
     uint32_t number, rank, ranks, local_experts, first_expert;
+    uint32_t incarnation;        /* of this rank; stamped into its signals */
     uint32_t layout, row_align, rows_per_expert, row_capacity, fan; /* fan: most shares of a token, min(topk, ranks) */
     uint32_t spin;
     uint64_t timeout_ns;
@@ -31,6 +37,8 @@ typedef struct epg__lane {
     /* Local device memory, all in one block (lane.c). */
     void *block;
     epg__pair_state *pair;
+    uint32_t *entering;          /* [1] entries in use */
+    epg__entry *entries;         /* [ranks] */
     uint32_t *flags;             /* [max_tokens] */
     uint32_t *share_count;       /* [max_tokens] */
     epg__share *shares;          /* [max_tokens][fan], by rank */
@@ -81,9 +89,23 @@ static inline uint32_t *epg__mask_of(const epg__lane *lane, uint32_t rank)
 {
     return (uint32_t *)((char *)lane->peers[rank] + lane->wire->mask);
 }
+/* [ranks] the life of each rank with which this lane exchanges. Only its own kernels write it. */
+static inline uint32_t *epg__lives_of(const epg__lane *lane)
+{
+    return (uint32_t *)((char *)lane->peers[lane->rank] + lane->wire->incarnation) + (size_t)lane->number * lane->ranks;
+}
+static inline uint32_t epg__life_of(const epg__lane *lane, uint32_t rank)
+{
+    return __atomic_load_n(&epg__lives_of(lane)[rank], __ATOMIC_RELAXED);
+}
+/* What is masked is a life of a rank, and that for ever. */
 static inline int epg__rank_alive(const epg__lane *lane, uint32_t rank)
 {
-    return epg__word_load(lane->sim, &epg__mask_of(lane, lane->rank)[rank]) == 0;
+    return epg__life_of(lane, rank) >= epg__word_load(lane->sim, &epg__mask_of(lane, lane->rank)[rank]);
+}
+static inline void epg__give_up(const epg__lane *lane, uint32_t rank, uint32_t incarnation)
+{
+    epg__word_raise(lane->sim, &epg__mask_of(lane, lane->rank)[rank], incarnation + 1);
 }
 static inline char *epg__own_lane(const epg__lane *lane)
 {
@@ -105,5 +127,25 @@ void epg__send_signal(const epg__lane *lane, uint32_t kind, uint32_t peer, uint3
 /* Waits for `peer`'s signal of the open pair; 1 with *count, or 0 where there is nothing to be had: void, masked,
  * expired, aborted. */
 int epg__await_signal(const epg__lane *lane, uint32_t kind, uint32_t peer, uint32_t *count);
+
+/* As above, for the invitation of a rank that stays: its dispatch signal of the lane's last epoch. */
+int epg__await_invitation(const epg__lane *lane, uint32_t peer);
+
+/* ---- joining again (admit_host.c) ---- */
+
+/* Dispatch send, after it opened its pair: takes in the ranks whose epoch this is. */
+void epg__admit_due(epg__lane *lane);
+
+/* 1 where `rank` is taken in with the next pair: it gets this pair's dispatch signal, without rows, as its invitation. */
+int epg__is_invited(const epg__lane *lane, uint32_t rank);
+
+/* The kernel of epg_group_admit. `members` has room for all ranks. */
+typedef struct epg__admit_args {
+    epg__lane *lanes; /* [lane_count] */
+    uint32_t lane_count, joins; /* joins: this rank is one of those that join */
+    uint32_t epochs[EPG_LANES_MAX];
+    epg_member members[];
+} epg__admit_args;
+void epg__admit_host(const void *args);
 
 #endif

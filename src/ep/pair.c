@@ -17,8 +17,7 @@ static epg_status check_call(const epg_group *g, uint32_t lane, epg_operation op
     return EPG_OK;
 }
 
-/* The capture that `stream` is in, 0 for none. */
-static uint64_t capture_of(const epg_group *g, epg_stream stream)
+uint64_t epg__group_capture_of(const epg_group *g, epg_stream stream)
 {
     epg_capture_status status;
     uint64_t id;
@@ -30,7 +29,10 @@ static uint64_t capture_of(const epg_group *g, epg_stream stream)
 static epg_status enqueue(epg_group *g, uint32_t lane, epg_operation operation, void (*kernel)(const void *args),
                           const void *args, size_t bytes, epg_stream stream)
 {
-    uint64_t capture = capture_of(g, stream);
+    uint64_t capture = epg__group_capture_of(g, stream);
+    if (g->outside && capture == 0 && !g->rehearsing)
+        return epg__fail(EPG_ERR_STATE, "%s in lane %u: the rank joins again and was not admitted yet",
+                         epg__operation_name(operation), lane);
     if (operation != EPG_OP_DISPATCH_SEND && capture != g->order[lane].capture_id)
         return epg__fail(EPG_ERR_STATE, "%s in lane %u: its pair was opened %s", epg__operation_name(operation), lane,
                          g->order[lane].capture_id ? "in another capture" : "outside of this capture");
@@ -177,7 +179,7 @@ epg_status epg_pair_abandon(epg_group *group, uint32_t lane, epg_stream stream)
     epg__lane_order *order = &group->order[lane];
     if (order->next == EPG_OP_DISPATCH_SEND)
         return EPG_OK;
-    if (order->capture_id != 0 && order->capture_id != capture_of(group, stream)) {
+    if (order->capture_id != 0 && order->capture_id != epg__group_capture_of(group, stream)) {
         order->next = EPG_OP_DISPATCH_SEND; /* its graph was never made: nothing ran */
         return EPG_OK;
     }
@@ -230,11 +232,13 @@ epg_status epg_group_rehearse(epg_group *group, int on, epg_stream stream)
 {
     if (!group)
         return epg__fail(EPG_ERR_INVALID, "group is NULL");
-    if (capture_of(group, stream) != 0)
+    if (epg__group_capture_of(group, stream) != 0)
         return epg__fail(EPG_ERR_STATE, "a rehearsal cannot be captured");
     epg_wire_header *header = group->peers[epg_team_rank(group->team)];
     rehearsal_args args = {group->lanes[0].sim, &header->rehearsal, on != 0};
-    return epg_host_launch(group->device, stream, set_rehearsal, &args, sizeof args, "rehearsal");
+    EPG_TRY(epg_host_launch(group->device, stream, set_rehearsal, &args, sizeof args, "rehearsal"));
+    group->rehearsing = on != 0;
+    return EPG_OK;
 }
 
 /* ---- for the runner ---- */

@@ -2,7 +2,9 @@
  *
  * Who is to blame. A rank that waits publishes on whom. A waiter whose deadline has passed looks at its peer: if that
  * one waits as well, on somebody else, it is held up and not the cause, so the deadline starts afresh; the rank at
- * the end of the chain, which waits for nobody, is expired by those who wait for it. A chain that closes on itself
+ * the end of the chain, which waits for nobody, is expired by those who wait for it. One that has just ended a wait of
+ * its own gets a deadline's time to go on: deadlines that began together end together, and the first to expire the cause
+ * would else be expired by those behind it. A chain that closes on itself
  * has no such rank: after one more deadline it is expired like any other. However the chain moves, a wait ends after
  * (ranks + 2) deadlines. */
 #include "ep/lane_int.h"
@@ -32,10 +34,9 @@ void epg__send_signal(const epg__lane *lane, uint32_t kind, uint32_t peer, uint3
     const epg_wire_layout *w = lane->wire;
     uint32_t epoch = lane->pair->epoch;
     char *there = epg__lane_at(w, lane->peers[peer], lane->number);
-    uint32_t incarnation = epg__header_of(lane, lane->rank)->incarnation;
     EPG__NOTE(lane->sim, "to rank %u, epoch %u, %u rows%s", peer, epoch, count, is_void ? ", void" : "");
     epg__signal_store(lane->sim, epg__signal_at(w, there, kind, epoch & 1, lane->rank),
-                      epg__signal_make(epoch, incarnation, count, is_void));
+                      epg__signal_make(epoch, lane->incarnation, count, is_void));
     epg__doorbell_ring(lane->sim, &epg__header_of(lane, peer)->bell);
 }
 
@@ -51,12 +52,24 @@ static uint32_t waits_for(const epg__lane *lane, uint32_t rank)
     return EPG_WIRE_NONE;
 }
 
+/* How often `rank` has ended a wait, in any lane: a change is progress. */
+static uint64_t waits_ended(const epg__lane *lane, uint32_t rank)
+{
+    uint64_t ended = 0;
+    for (uint32_t l = 0; l < lane->wire->geometry.lanes; l++) {
+        const epg_wire_lane *header = (const epg_wire_lane *)epg__lane_at(lane->wire, lane->peers[rank], l);
+        ended += epg__signal_load(lane->sim, &header->ended);
+    }
+    return ended;
+}
+
 typedef struct wait_state {
     const epg__lane *lane;
     uint32_t kind, peer;
     epg_operation operation;
     uint64_t *word;
     uint64_t start, deadline;
+    uint64_t peer_ended; /* the peer's waits_ended when the deadline began */
     int in_cycle;
 } wait_state;
 
@@ -64,7 +77,7 @@ static void lose(const wait_state *s, epg_status status, uint64_t seen)
 {
     const epg__lane *lane = s->lane;
     epg__record_failure(lane, status, s->operation, s->peer, lane->pair->epoch, epg__signal_epoch(seen));
-    epg__word_store(lane->sim, &epg__mask_of(lane, lane->rank)[s->peer], 1); /* on an abort too: its rows may not be overwritten */
+    epg__give_up(lane, s->peer, epg__life_of(lane, s->peer)); /* on an abort too: its rows may not be overwritten */
     if (status == EPG_ERR_TIMEOUT)
         epg__count(lane, EPG_COUNT_TIMEOUTS, 1);
 }
@@ -74,8 +87,11 @@ static int is_to_blame(wait_state *s, uint64_t now)
 {
     const epg__lane *lane = s->lane;
     uint32_t next = waits_for(lane, s->peer);
-    if (next == EPG_WIRE_NONE || now - s->start > (lane->ranks + 1) * lane->timeout_ns)
+    uint64_t ended = waits_ended(lane, s->peer);
+    int idle = next == EPG_WIRE_NONE && ended == s->peer_ended;
+    if (idle || now - s->start > (lane->ranks + 1) * lane->timeout_ns)
         return 1;
+    s->peer_ended = ended;
     for (uint32_t hops = 0; hops < lane->ranks && next != EPG_WIRE_NONE && next != lane->rank; hops++)
         next = next < lane->ranks ? waits_for(lane, next) : EPG_WIRE_NONE;
     if (next == lane->rank && s->in_cycle)
@@ -90,7 +106,7 @@ static int look(wait_state *s, uint32_t *count)
 {
     const epg__lane *lane = s->lane;
     uint32_t epoch = lane->pair->epoch;
-    uint32_t incarnation = ((uint32_t *)((char *)lane->peers[lane->rank] + lane->wire->incarnation))[s->peer];
+    uint32_t incarnation = epg__life_of(lane, s->peer);
     uint64_t signal = epg__signal_load(lane->sim, s->word);
     if (signal != 0 && epg__signal_incarnation(signal) == (incarnation & 0xFFu)) {
         if (epg__signal_epoch(signal) == epoch) {
@@ -108,8 +124,12 @@ static int look(wait_state *s, uint32_t *count)
         lose(s, EPG_ERR_ABORTED, signal);
         return -1;
     }
-    if (epg__word_load(lane->sim, &epg__mask_of(lane, s->peer)[lane->rank])) {
+    if (epg__word_load(lane->sim, &epg__mask_of(lane, s->peer)[lane->rank]) > lane->incarnation) {
         lose(s, EPG_ERR_MASKED, signal);
+        return -1;
+    }
+    if (epg__word_load(lane->sim, &epg__header_of(lane, s->peer)->incarnation) > incarnation) {
+        lose(s, EPG_ERR_GONE, signal); /* what it published since is a later life's, and no excuse for this one */
         return -1;
     }
     return 0;
@@ -122,6 +142,7 @@ static int wait_longer(wait_state *s, uint32_t *count)
     epg__doorbell *bell = &epg__header_of(lane, lane->rank)->bell;
     const uint64_t slice = lane->timeout_ns / 16 + 1; /* so that a mask or an abort of a peer is noticed without a ring */
     int found;
+    s->peer_ended = waits_ended(lane, s->peer);
     s->start = now_ns(lane);
     s->deadline = s->start + lane->timeout_ns;
     for (uint32_t polls = 0;; polls++) {
@@ -143,26 +164,38 @@ static int wait_longer(wait_state *s, uint32_t *count)
     }
 }
 
-int epg__await_signal(const epg__lane *lane, uint32_t kind, uint32_t peer, uint32_t *count)
+static int await(const epg__lane *lane, uint32_t kind, epg_operation operation, uint32_t peer, uint32_t *count)
 {
     const epg_wire_layout *w = lane->wire;
     char *own = epg__own_lane(lane);
     uint32_t epoch = lane->pair->epoch;
-    epg_operation operation = kind == EPG_WIRE_DISPATCH ? EPG_OP_DISPATCH_RECV : EPG_OP_COMBINE_RECV;
-    wait_state s = {lane, kind, peer, operation, epg__signal_at(w, own, kind, epoch & 1, peer), 0, 0, 0};
+    wait_state s = {lane, kind, peer, operation, epg__signal_at(w, own, kind, epoch & 1, peer), 0, 0, 0, 0};
 
     EPG__NOTE(lane->sim, "of rank %u, epoch %u", peer, epoch);
     if (!epg__rank_alive(lane, peer))
         return 0;
     int found = look(&s, count);
     if (found == 0) {
-        uint64_t *published = &((epg_wire_lane *)own)->waiting;
+        epg_wire_lane *header = (epg_wire_lane *)own;
         EPG__NOTE(lane->sim, "that says: waiting for rank %u, epoch %u", peer, epoch);
-        epg__signal_store(lane->sim, published, epg__waiting_make(operation, peer, epoch)); /* partner: waits_for */
+        epg__signal_store(lane->sim, &header->waiting, epg__waiting_make(operation, peer, epoch)); /* partner: waits_for */
         EPG__NOTE(lane->sim, "of rank %u, epoch %u", peer, epoch);
         found = wait_longer(&s, count);
+        EPG__NOTE(lane->sim, "that says: one wait more is over");
+        epg__signal_store(lane->sim, &header->ended, header->ended + 1); /* first: who sees no wait sees this */
         EPG__NOTE(lane->sim, "that says: waiting for nobody");
-        epg__signal_store(lane->sim, published, 0);
+        epg__signal_store(lane->sim, &header->waiting, 0);
     }
     return found > 0;
+}
+
+int epg__await_signal(const epg__lane *lane, uint32_t kind, uint32_t peer, uint32_t *count)
+{
+    return await(lane, kind, kind == EPG_WIRE_DISPATCH ? EPG_OP_DISPATCH_RECV : EPG_OP_COMBINE_RECV, peer, count);
+}
+
+int epg__await_invitation(const epg__lane *lane, uint32_t peer)
+{
+    uint32_t count;
+    return await(lane, EPG_WIRE_DISPATCH, EPG_OP_JOIN, peer, &count);
 }

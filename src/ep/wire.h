@@ -1,6 +1,6 @@
 /* The wire protocol's one layout, for host and CUDA kernels alike: what lies where in a rank's symmetric region.
  *
- * region:  header, mask[ranks], incarnation[ranks], then for each lane:
+ * region:  header, mask[ranks], incarnation[lanes][ranks], then for each lane:
  *          lane header
  *          signals [dispatch | combine][bank][source rank]   one 64-bit word
  *          marks   [bank][expert rank][slot]                 combine: 1 where the partial sum lacks a row
@@ -20,7 +20,7 @@
 #include <stdint.h>
 #include "device/host_kernel_int.h"
 
-#define EPG_WIRE_VERSION 1u
+#define EPG_WIRE_VERSION 2u
 #define EPG_WIRE_NONE 0xFFFFFFFFu
 
 /* What must agree across ranks; its bytes are hashed and, on a mismatch, compared field by field (group.c). */
@@ -48,18 +48,20 @@ typedef struct epg_wire_header {
     epg__doorbell bell;             /* rung by any rank */
     uint32_t aborted;               /* writer: the abort hook */
     uint32_t rehearsal;             /* writer: the owner's stream */
-    uint32_t incarnation;           /* of the owner; stamped into its signals */
-    uint32_t zero;
+    uint32_t incarnation;           /* of the owner; writer: the owner, at creation and when it joins */
+    uint32_t outside;               /* 1 from epg_group_join to the admission; writer: the owner */
     epg_wire_record record;
     uint64_t counters[EPG_COUNTERS]; /* writer: the owner's kernels */
+    epg_wire_geometry geometry;     /* writer: the owner, at creation; for a rank that joins its place */
 } epg_wire_header;
-_Static_assert(sizeof(epg_wire_header) == 136, "header layout");
+_Static_assert(sizeof(epg_wire_header) == 184, "header layout");
 
 typedef struct epg_wire_lane {
     uint32_t epoch;                 /* of the last dispatch send; writer: the owner's dispatch send */
     uint32_t zero;
     uint64_t waiting;               /* on whom the owner waits (epg_wire_waiting), 0: nobody; read by peers */
-    uint64_t spare[6];
+    uint64_t ended;                 /* waits that the owner published and ended; writer: the owner; read by peers */
+    uint64_t spare[5];
 } epg_wire_lane;
 _Static_assert(sizeof(epg_wire_lane) == 64, "lane layout");
 
@@ -77,7 +79,9 @@ typedef struct epg_wire_meta {
 typedef struct epg_wire_layout {
     epg_wire_geometry geometry;
     size_t row_bytes, meta_bytes;
-    size_t mask, incarnation, lanes, lane_bytes;
+    size_t mask;        /* [ranks] how many lives of that rank the owner has given up: 0 none, i + 1: the i-th and before */
+    size_t incarnation; /* [lanes][ranks] the life of that rank with which the owner's lane exchanges */
+    size_t lanes, lane_bytes;
     size_t signals, marks, meta, rows, returns;
     size_t total;
 } epg_wire_layout;

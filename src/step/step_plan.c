@@ -2,7 +2,7 @@
  *
  * Words used here: a rank is *live* if it answered; a live rank that asks to join is not a *member* yet. A joining
  * rank sits this step out: it runs none of the step's pairs, although its plan names them like everybody's, and
- * counts for neither pairs, phase nor stop. It takes part from join_epoch on, the first epoch after this step.
+ * counts for neither pairs, phase nor stop. It takes part from join_epochs on, each lane's first epoch after this step.
  *
  * Invariants: pairs, join, stop and error are the same in all plans; a rank with prefill and decode work runs each
  * again after a bounded number of steps. Prefill steps in a row are bounded by prefill_burst under either policy;
@@ -12,7 +12,7 @@
 #include "step/step_int.h"
 
 /* The report travels between ranks as it is. */
-_Static_assert(sizeof(epg_step_report) == 28 + 4 * EPG_LANES_MAX, "epg_step_report has no padding");
+_Static_assert(sizeof(epg_step_report) == 28 + 8 * EPG_LANES_MAX, "epg_step_report has no padding");
 
 static bool live(const epg_step_report *report) { return report->alive != 0; }
 static bool member(const epg_step_report *report) { return report->alive != 0 && report->join == 0; }
@@ -52,22 +52,28 @@ static epg_status check_report(const epg_step_config *config, const epg_step_rep
 
 /* ---- what all ranks share ---- */
 
-static void note_join(epg_step_plan *shared, const epg_step_report *reports, uint32_t ranks)
+/* The latest epoch of a lane on any member. Epochs wrap: of two, the later is ahead by less than half of the range. */
+static uint32_t latest_epoch(const epg_step_report *reports, uint32_t ranks, uint32_t lane)
 {
     uint32_t epoch = 0;
     bool any = false;
     for (uint32_t r = 0; r < ranks; r++) {
-        if (live(&reports[r]) && reports[r].join)
-            shared->join_ranks++;
         if (!member(&reports[r]))
             continue;
-        /* Epochs wrap: the later of two is the one ahead by less than half of the range. */
-        if (!any || (int32_t)(reports[r].epoch - epoch) > 0)
-            epoch = reports[r].epoch;
+        if (!any || (int32_t)(reports[r].epochs[lane] - epoch) > 0)
+            epoch = reports[r].epochs[lane];
         any = true;
     }
-    if (shared->join_ranks > 0)
-        shared->join_epoch = epoch + shared->pairs[0] + 1;
+    return epoch;
+}
+
+static void note_join(const epg_step_config *config, const epg_step_report *reports, uint32_t ranks,
+                      epg_step_plan *shared)
+{
+    for (uint32_t r = 0; r < ranks; r++)
+        shared->join_ranks += live(&reports[r]) && reports[r].join;
+    for (uint32_t lane = 0; shared->join_ranks > 0 && lane < config->lanes; lane++)
+        shared->join_epochs[lane] = latest_epoch(reports, ranks, lane) + shared->pairs[lane] + 1;
 }
 
 static void plan_shared(const epg_step_config *config, const epg_step_report *reports, uint32_t ranks,
@@ -89,7 +95,7 @@ static void plan_shared(const epg_step_config *config, const epg_step_report *re
                 shared->pairs[lane] = reports[r].pairs[lane];
     }
     shared->stop = members > 0 && stops == members;
-    note_join(shared, reports, ranks);
+    note_join(config, reports, ranks, shared);
 }
 
 /* One phase for all: prefill while any rank has a prompt and none has used up its burst, or where none could decode. */
@@ -164,6 +170,9 @@ epg_status epg_step_plan_all(const epg_step_config *config, const epg_step_repor
     bool prefill = config->policy == EPG_POLICY_ONE_PHASE && all_prefill(config, reports, ranks);
     for (uint32_t r = 0; r < ranks; r++) {
         plans[r] = shared;
+        plans[r].alive = live(&reports[r]);
+        plans[r].join = live(&reports[r]) && reports[r].join != 0;
+        plans[r].incarnation = reports[r].incarnation;
         if (!member(&reports[r]))
             plans[r].phase = EPG_STEP_IDLE;
         else if (config->policy == EPG_POLICY_ONE_PHASE)

@@ -12,6 +12,7 @@ uint32_t epg_team_rank(const epg_team *team) { return team->rank; }
 uint32_t epg_team_size(const epg_team *team) { return team->size; }
 const char *epg_team_transport(const epg_team *team) { return team->ops->name; }
 epg_device *epg_team_device(const epg_team *team) { return team->device; }
+uint32_t epg_team_incarnation(const epg_team *team) { return team->incarnation; }
 
 static epg_status no_team(void) { return epg__fail(EPG_ERR_INVALID, "team is NULL"); }
 
@@ -53,6 +54,27 @@ epg_status epg_team_allgather(epg_team *team, const void *in, size_t bytes, void
 epg_status epg_team_abort(epg_team *team, const char *reason)
 {
     return team ? team->ops->abort(team, reason ? reason : "no reason given") : no_team();
+}
+
+static epg_status check_place(const epg_team *team, uint32_t rank)
+{
+    if (!team)
+        return no_team();
+    return rank < team->size ? EPG_OK : epg__fail(EPG_ERR_INVALID, "rank is %u, not below %u", rank, team->size);
+}
+
+epg_status epg_team_retire(epg_team *team, uint32_t rank)
+{
+    EPG_TRY(check_place(team, rank));
+    return team->ops->retire(team, rank);
+}
+
+epg_status epg_team_rejoin(epg_team *team, uint32_t rank, epg_team **joined)
+{
+    EPG_TRY(check_place(team, rank));
+    if (!joined)
+        return epg__fail(EPG_ERR_INVALID, "joined is NULL");
+    return team->ops->rejoin(team, rank, joined);
 }
 
 epg_status epg_team_get_stats(const epg_team *team, epg_team_stats *stats)

@@ -12,12 +12,18 @@ typedef struct epg__team_ops {
     epg_status (*allgather_begin)(epg_team *team, const void *in, size_t bytes);
     epg_status (*allgather_end)(epg_team *team, void *out);
     epg_status (*abort)(epg_team *team, const char *reason);
+    epg_status (*retire)(epg_team *team, uint32_t rank);
+    epg_status (*rejoin)(epg_team *team, uint32_t rank, epg_team **joined);
 
     /* Collective: zeroed symmetric memory, 4096-byte aligned. Fills peers[0 .. size-1] with every rank's base as this
      * rank addresses it; peers[rank] is its own. All ranks pass the same `bytes`. */
     epg_status (*symmetric_alloc)(epg_team *team, size_t bytes, void **peers);
 
-    /* Not collective; the caller knows that no peer uses it any more. */
+    /* Not collective, for a rank of a later incarnation: the next of the allocations that its place has and that this
+     * handle has not joined yet; contents as they are. `bytes` as they were. */
+    epg_status (*symmetric_join)(epg_team *team, size_t bytes, void **peers);
+
+    /* Not collective; the caller knows that no peer uses it any more. Does nothing once a later incarnation joined it. */
     void (*symmetric_free)(epg_team *team, void *own);
 
     /* Adds a function that epg_team_abort (of any rank) calls, from the aborting thread, once; at once if the team is
@@ -31,6 +37,7 @@ struct epg_team {
     const epg__team_ops *ops;
     epg_device *device;
     uint32_t rank, size;
+    uint32_t incarnation;
     uint32_t timeout_ms;
     epg_team_stats stats;
 };

@@ -1,8 +1,12 @@
 /* Virtual ranks: threads of one process that share one `world`.
  *
  * Every collective is the same exchange: a rank posts its contribution under its next sequence number and waits until
- * all ranks have posted theirs. Two generations of posts suffice: a rank posts number n+2 only after all ranks posted
- * n+1, and a rank posts n+1 only after it has read all posts of n.
+ * all ranks have posted theirs. A rank posts number n+1 only after it has read all posts of n, hence n+2 only after all
+ * ranks have read n: two generations of posts would do. There are three because a rank that takes a retired place
+ * begins with the first number that nobody has posted, n+1, and another may still be reading n-1.
+ *
+ * A retired rank's posts of the past count; nobody waits for others. Every rank sees the same: a rank is retired once it
+ * posts nothing more, and the next on its place begins with a number that nobody can have read.
  *
  * Symmetric memory is freed when the last rank gives it back, not the first: a rank that failed may leave while its
  * peers still write to it. */
@@ -11,6 +15,8 @@
 #include <string.h>
 #include "device/device_ops.h"
 #include "team/team_ops.h"
+
+enum { GENERATIONS = 3 };
 
 typedef struct post {
     uint64_t sequence; /* 0: never posted */
@@ -22,10 +28,20 @@ typedef struct symmetric {
     struct symmetric *next;
     uint64_t number; /* of the collective allocation */
     size_t bytes;
-    uint32_t released;
-    uint32_t recorded; /* ranks that have a base here; below the team's size only where a rank had no memory */
-    void *bases[];     /* [ranks] */
+    uint32_t held;   /* bases that were not given back */
+    struct share {
+        void *base;           /* NULL where the rank had no memory */
+        uint32_t incarnation; /* of the handle that may give it back */
+        int given_back;
+    } shares[]; /* [ranks] */
 } symmetric;
+
+/* Who sits where. */
+typedef struct place {
+    uint32_t incarnation;
+    int retired;
+    uint64_t first; /* sequence number from which on it takes part */
+} place;
 
 typedef struct hook {
     struct hook *next;
@@ -41,7 +57,9 @@ typedef struct world {
     uint32_t size, living;
     int aborted;
     char reason[160];
-    post *posts[2];        /* [ranks] each */
+    post *posts[GENERATIONS]; /* [ranks] each */
+    place *places;            /* [ranks] */
+    uint64_t allocations;     /* collective ones, up to now */
     symmetric *symmetrics;
     epg__lock hook_lock; /* held while hooks run, so that removal waits for them */
     hook *hooks;
@@ -54,7 +72,8 @@ typedef struct threads_team {
     uint64_t sequence;      /* of the last post of this rank */
     size_t open_bytes;
     int open;               /* an all-gather waits for its second half */
-    uint64_t allocations;
+    uint64_t allocations;   /* collective ones in which this rank took part, or would have */
+    uint64_t joined;        /* number of the last that it joined */
 } threads_team;
 
 static world *world_of(epg_team *team) { return ((threads_team *)team)->world; }
@@ -62,16 +81,29 @@ static world *world_of(epg_team *team) { return ((threads_team *)team)->world; }
 static epg_status aborted(const world *w) { return epg__fail(EPG_ERR_ABORTED, "%s", w->reason); }
 
 static epg_status threads_abort(epg_team *base, const char *reason);
+static const epg__team_ops threads_ops;
+
+/* With the lock held: that the handle is not one of a rank that is gone. */
+static epg_status check_handle(const threads_team *team)
+{
+    const place *p = &team->world->places[team->head.rank];
+    if (p->incarnation == team->head.incarnation && !p->retired)
+        return EPG_OK;
+    return epg__fail(EPG_ERR_STATE, "rank %u, incarnation %u, was retired", team->head.rank, team->head.incarnation);
+}
+
+static post *post_at(const world *w, uint64_t sequence, uint32_t rank)
+{
+    return &w->posts[sequence % GENERATIONS][rank];
+}
 
 static epg_status post_now(threads_team *team, const void *in, size_t bytes)
 {
     world *w = team->world;
-    epg_status status = EPG_OK;
     epg__lock_take(w->engine, &w->lock);
-    post *mine = &w->posts[(team->sequence + 1) & 1][team->head.rank];
-    if (w->aborted) {
-        status = aborted(w);
-    } else if (bytes > mine->capacity) {
+    epg_status status = w->aborted ? aborted(w) : check_handle(team);
+    post *mine = post_at(w, team->sequence + 1, team->head.rank);
+    if (status == EPG_OK && bytes > mine->capacity) {
         void *grown = epg__grow(mine->data, bytes, 1, "an all-gather");
         if (grown) {
             mine->data = grown;
@@ -93,14 +125,14 @@ static epg_status post_now(threads_team *team, const void *in, size_t bytes)
     return status;
 }
 
-/* Ranks without a post of this sequence number, as text; 0 if there is none. */
+/* Ranks whose post of this sequence number is still to come, as text; 0 if there is none. */
 static uint32_t list_missing(const world *w, uint64_t sequence, char *text, size_t room)
 {
     uint32_t missing = 0;
     size_t used = 0;
     text[0] = 0;
     for (uint32_t r = 0; r < w->size; r++) {
-        if (w->posts[sequence & 1][r].sequence == sequence)
+        if (post_at(w, sequence, r)->sequence == sequence || w->places[r].retired || sequence < w->places[r].first)
             continue;
         missing++;
         if (used + 16 < room)
@@ -145,7 +177,11 @@ static epg_status collect(threads_team *team, char *out)
     world *w = team->world;
     size_t bytes = team->open_bytes;
     for (uint32_t r = 0; r < w->size; r++) {
-        const post *p = &w->posts[team->sequence & 1][r];
+        const post *p = post_at(w, team->sequence, r);
+        if (p->sequence != team->sequence) { /* nobody sits there */
+            memset(out + r * bytes, 0, bytes);
+            continue;
+        }
         if (p->bytes != bytes)
             return epg__fail(EPG_ERR_MISMATCH, "all-gather: rank %u gave %zu bytes where rank %u gave %zu", r, p->bytes,
                              team->head.rank, bytes);
@@ -161,9 +197,11 @@ static epg_status threads_allgather_end(epg_team *base, void *out)
     world *w = team->world;
     if (!team->open)
         return epg__fail(EPG_ERR_STATE, "no all-gather is open on rank %u", base->rank);
-    team->open = 0;
     epg__lock_take(w->engine, &w->lock);
-    epg_status status = wait_all(team, "all-gather");
+    epg_status status = check_handle(team);
+    if (status == EPG_OK)
+        status = wait_all(team, "all-gather");
+    team->open = status == EPG_ERR_TIMEOUT; /* the missing ranks may be retired, and the wait taken up again */
     if (status == EPG_OK)
         status = collect(team, out);
     epg__lock_drop(w->engine, &w->lock);
@@ -203,6 +241,76 @@ static epg_status threads_abort(epg_team *base, const char *reason)
     return EPG_OK;
 }
 
+static threads_team *member_create(world *w, epg_device *device, uint32_t rank, uint32_t timeout_ms)
+{
+    threads_team *team = epg__zalloc(1, sizeof *team, "a rank of a team");
+    if (!team)
+        return NULL;
+    team->head.ops = &threads_ops;
+    team->head.device = device;
+    team->head.rank = rank;
+    team->head.size = w->size;
+    team->head.timeout_ms = timeout_ms;
+    team->world = w;
+    return team;
+}
+
+static epg_status threads_retire(epg_team *base, uint32_t rank)
+{
+    world *w = world_of(base);
+    epg__lock_take(w->engine, &w->lock);
+    w->places[rank].retired = 1;
+    epg__cond_broadcast(w->engine, &w->changed);
+    epg__lock_drop(w->engine, &w->lock);
+    return EPG_OK;
+}
+
+/* With the lock held: the largest sequence number that any rank has posted. */
+static uint64_t last_posted(const world *w)
+{
+    uint64_t last = 0;
+    for (int g = 0; g < GENERATIONS; g++)
+        for (uint32_t r = 0; r < w->size; r++)
+            last = w->posts[g][r].sequence > last ? w->posts[g][r].sequence : last;
+    return last;
+}
+
+/* With the lock held. */
+static epg_status take_place(world *w, threads_team *taker)
+{
+    place *p = &w->places[taker->head.rank];
+    if (w->aborted)
+        return aborted(w);
+    if (!p->retired)
+        return epg__fail(EPG_ERR_STATE, "rank %u is not retired: its place is not free", taker->head.rank);
+    if (p->incarnation == EPG_TEAM_MAX_INCARNATION)
+        return epg__fail(EPG_ERR_STATE, "rank %u has joined again %u times, the most there may be", taker->head.rank,
+                         p->incarnation);
+    taker->head.incarnation = p->incarnation + 1;
+    taker->sequence = last_posted(w);
+    taker->allocations = w->allocations;
+    *p = (place){taker->head.incarnation, 0, taker->sequence + 1};
+    w->living++;
+    return EPG_OK;
+}
+
+static epg_status threads_rejoin(epg_team *base, uint32_t rank, epg_team **joined)
+{
+    world *w = world_of(base);
+    threads_team *taker = member_create(w, base->device, rank, base->timeout_ms);
+    if (!taker)
+        return EPG_ERR_NO_MEMORY;
+    epg__lock_take(w->engine, &w->lock);
+    epg_status status = take_place(w, taker);
+    epg__lock_drop(w->engine, &w->lock);
+    if (status != EPG_OK) {
+        free(taker);
+        return status;
+    }
+    *joined = &taker->head;
+    return EPG_OK;
+}
+
 static epg_status threads_on_abort_add(epg_team *base, void (*fn)(void *ctx), void *ctx)
 {
     world *w = world_of(base);
@@ -235,14 +343,17 @@ static void threads_on_abort_remove(epg_team *base, void (*fn)(void *ctx), void 
 }
 
 /* With the lock held: the record of the numbered allocation, made by the first rank to ask. */
-static symmetric *symmetric_at(world *w, uint64_t number)
+static symmetric *symmetric_at(world *w, uint64_t number, size_t bytes)
 {
+    if (w->allocations < number)
+        w->allocations = number;
     for (symmetric *s = w->symmetrics; s; s = s->next)
         if (s->number == number)
             return s;
-    symmetric *s = epg__zalloc(1, sizeof *s + w->size * sizeof(void *), "a symmetric allocation");
+    symmetric *s = epg__zalloc(1, sizeof *s + w->size * sizeof *s->shares, "a symmetric allocation");
     if (s) {
         s->number = number;
+        s->bytes = bytes;
         s->next = w->symmetrics;
         w->symmetrics = s;
     }
@@ -256,9 +367,9 @@ static void symmetric_drop(world *w, symmetric *gone)
             continue;
         *link = gone->next;
         for (uint32_t r = 0; r < w->size; r++) {
-            if (w->simulator && gone->bases[r])
-                w->simulator->ops->forget(w->simulator, gone->bases[r], gone->bytes);
-            free(gone->bases[r]);
+            if (w->simulator && gone->shares[r].base)
+                w->simulator->ops->forget(w->simulator, gone->shares[r].base, gone->bytes);
+            free(gone->shares[r].base);
         }
         free(gone);
         return;
@@ -289,9 +400,13 @@ static void threads_symmetric_free(epg_team *base, void *own)
     world *w = world_of(base);
     epg__lock_take(w->engine, &w->lock);
     for (symmetric *s = w->symmetrics; s; s = s->next) {
-        if (s->bases[base->rank] != own)
+        struct share *mine = &s->shares[base->rank];
+        if (mine->base != own)
             continue;
-        if (++s->released == s->recorded)
+        if (mine->incarnation != base->incarnation || mine->given_back)
+            break;
+        mine->given_back = 1;
+        if (--s->held == 0)
             symmetric_drop(w, s);
         break;
     }
@@ -309,11 +424,10 @@ static epg_status threads_symmetric_alloc(epg_team *base, size_t bytes, void **p
 
     if (memory) {
         epg__lock_take(w->engine, &w->lock);
-        symmetric *s = symmetric_at(w, number);
+        symmetric *s = symmetric_at(w, number, bytes);
         if (s) {
-            s->bases[base->rank] = memory;
-            s->bytes = bytes;
-            s->recorded++;
+            s->shares[base->rank] = (struct share){memory, base->incarnation, 0};
+            s->held++;
         }
         epg__lock_drop(w->engine, &w->lock);
         recorded = s != NULL;
@@ -341,15 +455,50 @@ static epg_status threads_symmetric_alloc(epg_team *base, size_t bytes, void **p
     return status;
 }
 
+/* With the lock held. Every rank of an allocation that its creation survived has a base. */
+static epg_status join_shares(threads_team *team, symmetric *s, size_t bytes, void **peers)
+{
+    struct share *mine = &s->shares[team->head.rank];
+    if (s->bytes != bytes)
+        return epg__fail(EPG_ERR_MISMATCH, "rank %u joins %zu symmetric bytes with %zu", team->head.rank, s->bytes, bytes);
+    if (mine->given_back)
+        s->held++;
+    mine->given_back = 0;
+    mine->incarnation = team->head.incarnation;
+    team->joined = s->number;
+    for (uint32_t r = 0; r < team->head.size; r++)
+        peers[r] = s->shares[r].base;
+    return EPG_OK;
+}
+
+static epg_status threads_symmetric_join(epg_team *base, size_t bytes, void **peers)
+{
+    threads_team *team = (threads_team *)base;
+    world *w = team->world;
+    symmetric *next = NULL;
+    epg__lock_take(w->engine, &w->lock);
+    for (symmetric *s = w->symmetrics; s; s = s->next)
+        if (s->number > team->joined && s->shares[base->rank].base && (!next || s->number < next->number) &&
+            s->shares[base->rank].incarnation < base->incarnation)
+            next = s;
+    epg_status status = check_handle(team);
+    if (status == EPG_OK)
+        status = next ? join_shares(team, next, bytes, peers)
+                      : epg__fail(EPG_ERR_NOT_FOUND, "rank %u has no symmetric memory left to join", base->rank);
+    epg__lock_drop(w->engine, &w->lock);
+    return status;
+}
+
 static void world_free(world *w)
 {
     while (w->symmetrics)
         symmetric_drop(w, w->symmetrics);
-    for (int g = 0; g < 2; g++) {
+    for (int g = 0; g < GENERATIONS; g++) {
         for (uint32_t r = 0; w->posts[g] && r < w->size; r++)
             free(w->posts[g][r].data);
         free(w->posts[g]);
     }
+    free(w->places);
     while (w->hooks) {
         hook *h = w->hooks;
         w->hooks = h->next;
@@ -379,7 +528,10 @@ static const epg__team_ops threads_ops = {
     .allgather_begin = threads_allgather_begin,
     .allgather_end = threads_allgather_end,
     .abort = threads_abort,
+    .retire = threads_retire,
+    .rejoin = threads_rejoin,
     .symmetric_alloc = threads_symmetric_alloc,
+    .symmetric_join = threads_symmetric_join,
     .symmetric_free = threads_symmetric_free,
     .on_abort_add = threads_on_abort_add,
     .on_abort_remove = threads_on_abort_remove,
@@ -396,28 +548,14 @@ static world *world_create(epg_device *device, uint32_t size)
     engine->ops->cond_init(&w->changed);
     engine->ops->lock_init(&w->lock);
     engine->ops->lock_init(&w->hook_lock);
-    w->posts[0] = epg__zalloc(size, sizeof(post), "a team's posts");
-    w->posts[1] = w->posts[0] ? epg__zalloc(size, sizeof(post), "a team's posts") : NULL;
-    if (!w->posts[1]) {
-        world_free(w);
-        return NULL;
-    }
-    return w;
-}
-
-static threads_team *member_create(world *w, epg_device *device, uint32_t rank, uint32_t timeout_ms)
-{
-    threads_team *team = epg__zalloc(1, sizeof *team, "a rank of a team");
-    if (!team)
-        return NULL;
-    team->head.ops = &threads_ops;
-    team->head.device = device;
-    team->head.rank = rank;
-    team->head.size = w->size;
-    team->head.timeout_ms = timeout_ms;
-    team->world = w;
-    w->living++;
-    return team;
+    w->places = epg__zalloc(size, sizeof(place), "a team's places");
+    bool made = w->places != NULL;
+    for (int g = 0; made && g < GENERATIONS; g++)
+        made = (w->posts[g] = epg__zalloc(size, sizeof(post), "a team's posts")) != NULL;
+    if (made)
+        return w;
+    world_free(w);
+    return NULL;
 }
 
 epg_status epg_team_create_threads(epg_device *device, const epg_team_options *options, uint32_t count, epg_team **ranks)
@@ -449,6 +587,7 @@ epg_status epg_team_create_threads(epg_device *device, const epg_team_options *o
     }
     for (uint32_t r = 0; r < count; r++)
         ranks[r] = &members[r]->head;
+    w->living = count;
     free(members);
     return EPG_OK;
 }

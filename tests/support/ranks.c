@@ -2,8 +2,11 @@
 #include <stdlib.h>
 #include "support/ranks.h"
 
+enum { LIVES_MOST = 16 };
+
 typedef struct job {
     test_rank self;
+    epg_team *gone[LIVES_MOST]; /* handles of lives that ended: what those left behind may still need them */
     int (*body)(test_rank *self);
     int result;
 } job;
@@ -15,12 +18,32 @@ typedef struct crew {
     uint32_t size;
 } crew;
 
+static int live_once(job *j)
+{
+    test_rank *self = &j->self;
+    RANK_OK(epg_stream_create(self->device, EPG_STREAM_NONBLOCKING, &self->stream));
+    return j->body(self);
+}
+
+/* Ends a life and takes the place again. */
+static int live_again(job *j)
+{
+    test_rank *self = &j->self;
+    epg_team *gone = j->gone[self->incarnation] = self->team;
+    RANK_CHECK(self->incarnation + 1 < LIVES_MOST, "too many lives");
+    RANK_OK(epg_stream_synchronize(self->device, self->stream));
+    RANK_OK(epg_stream_destroy(self->device, self->stream));
+    self->stream = NULL;
+    RANK_OK(epg_team_retire(gone, self->rank));
+    RANK_OK(epg_team_rejoin(gone, self->rank, &self->team));
+    self->incarnation = epg_team_incarnation(self->team);
+    return 0;
+}
+
 static void run_one(job *j)
 {
-    if (epg_stream_create(j->self.device, EPG_STREAM_NONBLOCKING, &j->self.stream) != EPG_OK)
-        j->result = 1;
-    else
-        j->result = j->body(&j->self);
+    while ((j->result = live_once(j)) == RANK_DIES && (j->result = live_again(j)) == 0)
+        ;
     if (j->result != 0)
         epg_team_abort(j->self.team, "a test's rank failed");
 }
@@ -52,7 +75,7 @@ static crew crew_make(uint32_t size, uint32_t timeout_ms, int (*body)(test_rank 
         abort();
     }
     for (uint32_t r = 0; r < size; r++)
-        c.jobs[r] = (job){{c.device, c.teams[r], NULL, r, size, arg}, body, 0};
+        c.jobs[r] = (job){{c.device, c.teams[r], NULL, r, size, 0, arg}, {NULL}, body, 0};
     return c;
 }
 
@@ -63,7 +86,9 @@ static int crew_end(crew *c)
         failures += c->jobs[r].result != 0;
         if (c->jobs[r].self.stream)
             epg_stream_destroy(c->device, c->jobs[r].self.stream);
-        epg_team_destroy(c->teams[r]);
+        for (uint32_t life = 0; life < c->jobs[r].self.incarnation; life++)
+            epg_team_destroy(c->jobs[r].gone[life]);
+        epg_team_destroy(c->jobs[r].self.team);
     }
     epg_device_destroy(c->device);
     free(c->jobs);

@@ -12,10 +12,16 @@ typedef struct test_rank {
     epg_team *team;
     epg_stream stream; /* non-blocking, this rank's own */
     uint32_t rank, size;
+    uint32_t incarnation;
     void *arg;
 } test_rank;
 
-/* 0 if every body returned 0, else how many did not. timeout_ms bounds the team's collective calls (0: default). */
+/* What a body returns where its rank dies: its place is retired once its stream is idle, and the body is called again as
+ * the next incarnation, with a team handle and a stream of its own. */
+#define RANK_DIES (-1)
+
+/* 0 if every body returned 0 in its last life, else how many did not. timeout_ms bounds the team's collective calls (0:
+ * default). */
 int run_ranks(uint32_t size, uint32_t timeout_ms, int (*body)(test_rank *self), void *arg);
 
 /* The same on a simulated device: one thread, interleaved by `seed`, with stores that land late. A body uses nothing of

@@ -120,15 +120,23 @@ static void a_joiner_waits_for_the_next_step(void **state)
     epg_step_config config = small_config();
     epg_step_report reports[] = {report_of(0, 1, 0), report_of(0, 1, 0), report_of(0, 1, 0)};
     epg_step_plan plans[3];
-    reports[0].epoch = 0xFFFFFFFF; /* the epoch wraps: 1 is the later one */
-    reports[1].epoch = 1;
+    config.lanes = 2;
+    reports[0].epochs[0] = 0xFFFFFFFF; /* the epoch wraps: 1 is the later one */
+    reports[1].epochs[0] = 1;
+    reports[0].epochs[1] = 40; /* lanes have epochs of their own */
+    reports[1].epochs[1] = 39;
     reports[0].pairs[0] = 4;
-    reports[2] = (epg_step_report){.decode_tokens = 1, .pairs = {9}, .epoch = 77, .join = 1, .alive = 1};
+    reports[1].pairs[1] = 2;
+    reports[2] = (epg_step_report){.decode_tokens = 1, .pairs = {9}, .epochs = {77, 77}, .join = 1, .alive = 1, .incarnation = 3};
     assert_int_equal(epg_step_plan_all(&config, reports, 3, plans), EPG_OK);
     for (int r = 0; r < 3; r++) {
         assert_int_equal(plans[r].join_ranks, 1);
-        assert_int_equal(plans[r].join_epoch, 1 + 4 + 1);
+        assert_int_equal(plans[r].join_epochs[0], 1 + 4 + 1);
+        assert_int_equal(plans[r].join_epochs[1], 40 + 2 + 1);
         assert_int_equal(plans[r].pairs[0], 4);
+        assert_int_equal(plans[r].alive, 1);
+        assert_int_equal(plans[r].join, r == 2);
+        assert_int_equal(plans[r].incarnation, r == 2 ? 3 : 0);
     }
     assert_int_equal(plans[2].phase, EPG_STEP_IDLE);
 }
