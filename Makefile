@@ -129,6 +129,8 @@ $(BUILD)/examples/%: $(BUILD)/examples/%.o $(STATIC)
 
 # The command's pure parts have a unit test too.
 $(BUILD)/tests/unit/test_workload: $(call objects,cli/workload.c cli/schedule.c cli/digest.c cli/options.c)
+$(BUILD)/tests/unit/test_conform_ask: $(call objects,cli/conform_ask.c cli/options.c)
+$(BUILD)/tests/unit/test_conform_ask: WRAP += -Wl,--wrap=epg_conform_run
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(call objects,$(SUPPORT_SOURCES)) $(STATIC)
 	$(QUIET)$(CC) $(LDFLAGS) $(WRAP) -o $@ $^ -lcmocka $(LIBS)
 

@@ -5,6 +5,8 @@
 #include "conform.h"
 
 enum { KEY_DEVICE = 256, KEY_CSV, KEY_AGAINST };
+/* For one row. The host device has no driver to hang, and may share its cores with much else. */
+enum { PATIENCE_MS = 2000, HOST_PATIENCE_MS = 60000 };
 
 typedef struct conform_options {
     epg_device_options device;
@@ -12,7 +14,7 @@ typedef struct conform_options {
 } conform_options;
 
 static const struct argp_option table_of_options[] = {
-    {"device", KEY_DEVICE, "NAME", 0, "the device that is asked: host, or cuda (cuda:N for the Nth GPU, from 0) (host)", 1},
+    {"device", KEY_DEVICE, "NAME", 0, "which is asked: host, or cuda (cuda:N for the Nth GPU, from 0) (host)", 1},
     {"csv", KEY_CSV, "FILE", 0, "write the table to FILE; without this and --against, to standard output", 1},
     {"against", KEY_AGAINST, "FILE", 0, "print the rows that differ from FILE's, and exit with 1 if there are any", 1},
     {NULL, 0, NULL, 0, NULL, 0}};
@@ -77,7 +79,8 @@ int cmd_conform(int argc, char **argv)
         fprintf(stderr, "%s: no memory for the table\n", argv[0]);
         return CLI_FAILED;
     }
-    int code = conform_ask(argv[0], &options.device, &table);
+    bool host = options.device.kind == EPG_DEVICE_HOST;
+    int code = conform_ask(argv[0], &options.device, host ? HOST_PATIENCE_MS : PATIENCE_MS, &table);
     if (code == CLI_OK)
         code = report(argv[0], &options, &table);
     free(table.lines);

@@ -22,9 +22,10 @@ typedef struct conform_table {
     conform_line *lines;
 } conform_table;
 
-/* conform_ask.c: asks the device in a child process, so that a call that never returns costs the child alone. Fills
- * `table`, whose lines are for epg_conform_count() rows. An exit code; failures are told on stderr. */
-int conform_ask(const char *command, const epg_device_options *device, conform_table *table);
+/* conform_ask.c: asks the device in a child process, so that a call that never returns costs the child alone: a row
+ * that takes longer than `patience_ms` hung. Fills `table`, whose lines are for epg_conform_count() rows. An exit code;
+ * failures are told on stderr. */
+int conform_ask(const char *command, const epg_device_options *device, int patience_ms, conform_table *table);
 
 /* conform_compare.c: prints where `table` differs from the rows of the file, and a summary. An exit code: 1 if a row
  * differs, 2 if the file cannot be used. */

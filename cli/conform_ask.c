@@ -12,8 +12,8 @@
 #include <unistd.h>
 #include "conform.h"
 
-/* For one row. The first of a child has the device's creation before it; a CPU has no driver, and may be busy. */
-enum { PATIENCE_MS = 2000, LONG_PATIENCE_MS = 60000 };
+/* For the first row of a child, which has the device's creation before it. */
+enum { CREATION_MS = 60000 };
 
 /* ---- the child ---- */
 
@@ -86,7 +86,7 @@ static int wait_child(const char *command, pid_t child)
 static int follow(const char *command, pid_t child, int in, int patience_ms, conform_table *table, bool *hung)
 {
     epg_conform_row row = EPG_CONFORM_ROW_INIT;
-    int next = next_row(in, LONG_PATIENCE_MS, &row);
+    int next = next_row(in, CREATION_MS, &row);
     for (; next > 0; next = next_row(in, patience_ms, &row))
         take_row(table, &row, false);
     *hung = next < 0 && epg_conform_describe(table->count, &row) == EPG_OK;
@@ -99,9 +99,8 @@ static int follow(const char *command, pid_t child, int in, int patience_ms, con
     return CLI_OK;
 }
 
-int conform_ask(const char *command, const epg_device_options *device, conform_table *table)
+int conform_ask(const char *command, const epg_device_options *device, int patience_ms, conform_table *table)
 {
-    int patience_ms = device->kind == EPG_DEVICE_HOST ? LONG_PATIENCE_MS : PATIENCE_MS;
     bool hung = true;
     int code = CLI_OK;
     while (hung && code == CLI_OK && table->count < epg_conform_count()) {
