@@ -45,6 +45,8 @@ objects = $(patsubst %,$(BUILD)/%.o,$(basename $(1)))
 STATIC := $(BUILD)/libepgraph.a
 SHARED := $(BUILD)/libepgraph.so.$(VERSION)
 CLI := $(BUILD)/epgraph
+# Comparisons with bare CUDA.
+BENCHES := $(if $(WITH_CUDA),$(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c)))
 EXAMPLES := $(patsubst examples/%.c,$(BUILD)/examples/%,$(EXAMPLE_SOURCES))
 TESTS := $(patsubst %.c,$(BUILD)/%,$(TEST_SOURCES))
 DEVICE_TESTS := $(patsubst %.c,$(BUILD)/%,$(DEVICE_TEST_SOURCES))
@@ -55,7 +57,7 @@ WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign,--w
 .PHONY: all run test tests gpu-test gpu-sanitize test-asan test-tsan install clean setup setup-tests check-setup
 .SECONDARY:
 
-all: check-setup $(STATIC) $(SHARED) $(if $(CLI_SOURCES),$(CLI)) $(EXAMPLES)
+all: check-setup $(STATIC) $(SHARED) $(if $(CLI_SOURCES),$(CLI)) $(EXAMPLES) $(BENCHES)
 
 check-setup:
 	@CC="$(CC)" tools/setup.sh --check
@@ -125,6 +127,10 @@ $(CLI): $(call objects,$(CLI_SOURCES)) $(STATIC)
 	$(QUIET)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 $(BUILD)/examples/%: $(BUILD)/examples/%.o $(STATIC)
+	$(QUIET)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+$(BUILD)/bench/%.o: override CPPFLAGS += $(CUDA_INCLUDE)
+$(BUILD)/bench/%: $(BUILD)/bench/%.o $(STATIC)
 	$(QUIET)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 # The command's pure parts have a unit test too.

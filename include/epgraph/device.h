@@ -136,8 +136,8 @@ EPG_API epg_status epg_memory_free(epg_device *device, epg_memory_kind kind, voi
 EPG_API epg_status epg_memory_alloc_async(epg_device *device, size_t bytes, epg_stream stream, void **memory);
 EPG_API epg_status epg_memory_free_async(epg_device *device, void *memory, epg_stream stream);
 
-/* Gives back what the pool holds unused, until it holds no more than `keep` bytes, used ones included. Potentially
- * unsafe. */
+/* Gives back what the pool holds unused, until it holds no more than `keep` bytes, used ones included; on the CUDA
+ * device also what graphs' allocations hold unused. Potentially unsafe. */
 EPG_API epg_status epg_memory_trim(epg_device *device, size_t keep);
 
 /* Bytes that can still be allocated, and bytes there are; a look that other programs may have outdated. May run during

@@ -127,7 +127,11 @@ static epg_status memory_trim(epg_device *device, size_t keep)
     cudaMemPool_t pool;
     EPG_TRY(epg__cuda_enter(device, "epg_memory_trim", &call));
     cudaError_t error = cudaDeviceGetDefaultMemPool(&pool, epg__cuda_of(device)->ordinal);
-    return epg__cuda_leave(&call, error == cudaSuccess ? cudaMemPoolTrimTo(pool, keep) : error);
+    if (error == cudaSuccess)
+        error = cudaMemPoolTrimTo(pool, keep);
+    if (error == cudaSuccess) /* graphs' allocations come from a pool of their own, which all graphs share */
+        error = cudaDeviceGraphMemTrim(epg__cuda_of(device)->ordinal);
+    return epg__cuda_leave(&call, error);
 }
 
 static epg_status memory_info(epg_device *device, uint64_t *free_bytes, uint64_t *total_bytes)

@@ -1,0 +1,192 @@
+/* What a runner adds to a replay, against the bare CUDA call, and what a capture costs. Needs a GPU.
+ *
+ * The step is N empty kernels. Host time is that of the call, a batch of replays between two synchronisations; GPU time
+ * is between two events around a batch. Medians over ROUNDS batches, with the 10th and 90th percentile. */
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include "device/device_ops.h"
+#include "epgraph/runner.h"
+
+enum { BATCH = 40, ROUNDS = 51, WARM = 5 };
+typedef enum way { BARE, EXEC, RUNNER, CROSSING, WAYS } way;
+static const char *const way_names[WAYS] = {"cudaGraphLaunch", "epg_exec_launch", "epg_runner_run",
+                                            "epg_runner_run, stream changes each time"};
+
+typedef struct bench {
+    epg_device *device;
+    epg_stream streams[2];
+    int kernels;
+    epg_runner *runner;
+    epg_exec exec;
+} bench;
+
+static void check(epg_status status, const char *what)
+{
+    if (status == EPG_OK)
+        return;
+    fprintf(stderr, "replay_cost: %s: %s\n", what, epg_message());
+    exit(1);
+}
+#define CHECK(call) check((call), #call)
+#define CUDA(call) check((call) == cudaSuccess ? EPG_OK : epg__fail(EPG_ERR_NATIVE, "CUDA error"), #call)
+
+static double now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double left = *(const double *)a, right = *(const double *)b;
+    return left < right ? -1 : left > right;
+}
+
+static epg_status step(void *ctx, const epg_step_call *call)
+{
+    bench *b = ctx;
+    for (int i = 0; i < b->kernels; i++) {
+        epg_status status = b->device->ops->probe_launch(b->device, call->stream);
+        if (status != EPG_OK)
+            return status;
+    }
+    return EPG_OK;
+}
+
+static void replay(bench *b, way how, int turn)
+{
+    epg_runner_step one = EPG_RUNNER_STEP_INIT;
+    one.tokens = 1;
+    one.stream = b->streams[how == CROSSING ? turn & 1 : 0];
+    if (how == BARE)
+        CUDA(cudaGraphLaunch((cudaGraphExec_t)b->exec, (cudaStream_t)b->streams[0]));
+    else if (how == EXEC)
+        CHECK(epg_exec_launch(b->device, b->exec, b->streams[0]));
+    else
+        CHECK(epg_runner_run(b->runner, &one));
+}
+
+static double host_us(bench *b, way how)
+{
+    double start = now_us();
+    for (int i = 0; i < BATCH; i++)
+        replay(b, how, i);
+    double took = now_us() - start;
+    CHECK(epg_device_synchronize(b->device));
+    return took / BATCH;
+}
+
+/* The batch ends on the stream on which it began: CROSSING has an even number of replays, the last on streams[1]. */
+static double gpu_us(bench *b, way how, const epg_event marks[2])
+{
+    double us = 0;
+    CHECK(epg_event_record(b->device, marks[0], b->streams[0]));
+    for (int i = 0; i < BATCH; i++)
+        replay(b, how, i);
+    CHECK(epg_event_record(b->device, marks[1], b->streams[how == CROSSING]));
+    CHECK(epg_event_synchronize(b->device, marks[1]));
+    CHECK(epg_event_elapsed_us(b->device, marks[0], marks[1], &us));
+    return us / BATCH;
+}
+
+static void print_way(bench *b, way how, const epg_event marks[2])
+{
+    double host[ROUNDS], gpu[ROUNDS];
+    for (int i = -WARM; i < ROUNDS; i++) {
+        double h = host_us(b, how), g = gpu_us(b, how, marks);
+        if (i >= 0)
+            host[i] = h, gpu[i] = g;
+    }
+    qsort(host, ROUNDS, sizeof *host, ascending);
+    qsort(gpu, ROUNDS, sizeof *gpu, ascending);
+    printf("  %-42s %7.2f (%.2f to %.2f) %9.2f (%.2f to %.2f)\n", way_names[how], host[ROUNDS / 2], host[ROUNDS / 10],
+           host[ROUNDS * 9 / 10], gpu[ROUNDS / 2], gpu[ROUNDS / 10], gpu[ROUNDS * 9 / 10]);
+}
+
+static void make_exec(bench *b)
+{
+    epg_graph graph;
+    epg_exec again;
+    epg_step_call call = {.size = sizeof call, .stream = b->streams[0]};
+    CHECK(epg_capture_begin(b->device, b->streams[0], EPG_CAPTURE_THREAD_LOCAL));
+    CHECK(step(b, &call));
+    CHECK(epg_capture_end(b->device, b->streams[0], &graph));
+    double start = now_us();
+    CHECK(epg_graph_instantiate(b->device, graph, &b->exec));
+    double made = now_us();
+    CHECK(epg_exec_update(b->device, b->exec, graph));
+    double updated = now_us();
+    CHECK(epg_graph_instantiate(b->device, graph, &again)); /* the first one of a process pays for more */
+    printf("  instantiate %.1f us, the first time %.1f us; update %.1f us\n", now_us() - updated, made - start,
+           updated - made);
+    CHECK(epg_exec_upload(b->device, b->exec, b->streams[0]));
+    CHECK(epg_exec_destroy(b->device, again));
+    CHECK(epg_graph_destroy(b->device, graph));
+}
+
+static double first_use(bench *b)
+{
+    double start = now_us();
+    replay(b, RUNNER, 0);
+    CHECK(epg_stream_synchronize(b->device, b->streams[0]));
+    return now_us() - start;
+}
+
+static void make_runner(bench *b)
+{
+    static const uint32_t buckets[] = {1};
+    epg_segment segment = {step, b, 0, "empty kernels"};
+    epg_runner_options options = EPG_RUNNER_OPTIONS_INIT;
+    options.segments = &segment;
+    options.segment_count = 1;
+    options.buckets = buckets;
+    options.bucket_count = 1;
+    CHECK(epg_runner_create(b->device, &options, &b->runner));
+    double first = first_use(b);
+    CHECK(epg_runner_reset(b->runner));
+    printf("  first use %.0f us, again after a reset %.0f us\n", first, first_use(b));
+}
+
+static void measure(bench *b, int kernels)
+{
+    epg_event marks[2];
+    b->kernels = kernels;
+    printf("\n%d empty kernels\n", kernels);
+    make_exec(b);
+    make_runner(b);
+    CHECK(epg_event_create(b->device, &marks[0]));
+    CHECK(epg_event_create(b->device, &marks[1]));
+    printf("  %-42s %-24s %s\n", "us per replay", "host", "GPU");
+    for (int how = 0; how < WAYS; how++)
+        print_way(b, (way)how, marks);
+    epg_runner_destroy(b->runner);
+    CHECK(epg_exec_destroy(b->device, b->exec));
+    CHECK(epg_event_destroy(b->device, marks[0]));
+    CHECK(epg_event_destroy(b->device, marks[1]));
+}
+
+int main(void)
+{
+    bench b = {0};
+    epg_device_options options = EPG_DEVICE_OPTIONS_INIT;
+    epg_device_info info = EPG_DEVICE_INFO_INIT;
+    options.kind = EPG_DEVICE_CUDA;
+    if (epg_device_create(&options, &b.device) != EPG_OK) {
+        puts(epg_message());
+        return 77;
+    }
+    CHECK(epg_device_describe(b.device, &info));
+    printf("%s, CUDA %d.%d\n", info.name, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    CHECK(epg_stream_create(b.device, EPG_STREAM_NONBLOCKING, &b.streams[0]));
+    CHECK(epg_stream_create(b.device, EPG_STREAM_NONBLOCKING, &b.streams[1]));
+    static const int sizes[] = {1, 100, 1000};
+    for (int i = 0; i < 3; i++)
+        measure(&b, sizes[i]);
+    epg_stream_destroy(b.device, b.streams[0]);
+    epg_stream_destroy(b.device, b.streams[1]);
+    epg_device_destroy(b.device);
+    return 0;
+}
