@@ -150,4 +150,6 @@ install: all
 clean:
 	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan
 
--include $(patsubst %.o,%.d,$(call objects,$(LIB_SOURCES) $(CLI_SOURCES) $(EXAMPLE_SOURCES) $(SUPPORT_SOURCES) $(TEST_SOURCES) $(GPU_TEST_SOURCES) $(GPU_SUPPORT_SOURCES)))
+ALL_SOURCES := $(LIB_SOURCES) $(CLI_SOURCES) $(EXAMPLE_SOURCES) $(SUPPORT_SOURCES) $(TEST_SOURCES) \
+  $(GPU_TEST_SOURCES) $(GPU_SUPPORT_SOURCES) $(wildcard bench/*.c)
+-include $(patsubst %.o,%.d,$(call objects,$(ALL_SOURCES)))

@@ -42,7 +42,7 @@ epg_status epg__cuda_fail(cudaError_t error, const char *what);
 
 /* ---- device_cuda_kernels.cu: kernels of the device's own ---- */
 const void *epg__cuda_probe_kernel(void); /* does nothing; its argument is one int */
-const void *epg__cuda_clock_kernel(void); /* writes the GPU's global timer; its argument is where to: a uint64_t pointer */
+const void *epg__cuda_clock_kernel(void); /* writes the GPU's global timer to its argument, a uint64_t pointer */
 
 /* ---- device_cuda_stream.c ---- */
 epg_status epg__cuda_synchronize(epg_device *device);

@@ -250,7 +250,8 @@ static void needs_concurrency(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(a_replay_runs_every_kernel), CONCURRENT(a_fork_inside_the_step_is_replayed), T(a_kernel_on_the_legacy_stream_is_found),
+        T(a_replay_runs_every_kernel), CONCURRENT(a_fork_inside_the_step_is_replayed),
+        T(a_kernel_on_the_legacy_stream_is_found),
         T(scratch_memory_is_the_steps_own), CONCURRENT(a_step_waits_for_the_one_on_another_stream),
         CONCURRENT(a_reset_with_moved_parameters_updates), T(a_reset_with_another_shape_instantiates),
     };

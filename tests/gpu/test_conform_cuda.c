@@ -1,5 +1,5 @@
-/* The driver answers every row of the conformance table as it did when the table was read. The command asks in processes
- * of its own, since a driver may hang: it goes on behind such a row. */
+/* The driver answers every row of the conformance table as it did when the table was read. The command asks in
+ * processes of its own, since a driver may hang: it goes on behind such a row. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>

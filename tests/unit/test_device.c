@@ -545,9 +545,11 @@ int main(void)
         T(memory_is_zeroed_and_aligned), T(a_copy_is_there_for_a_nonblocking_stream),
         CONCURRENT(a_stream_runs_in_order_and_answers_queries),
         CONCURRENT(a_blocked_worker_stops_no_other_stream), CONCURRENT(the_legacy_stream_orders_blocking_streams),
-        CONCURRENT(an_event_orders_two_streams), T(events_measure_time), CONCURRENT(a_destroyed_stream_finishes_its_work),
-        T(a_destroyed_streams_handle_is_refused), T(destroying_the_device_waits), T(a_graph_replays_what_was_captured), T(an_empty_graph_is_fine),
-        CONCURRENT(branches_run_at_once_and_join), CONCURRENT(launches_of_one_executable_do_not_overlap), T(a_graph_dumps_as_dot),
+        CONCURRENT(an_event_orders_two_streams), T(events_measure_time),
+        CONCURRENT(a_destroyed_stream_finishes_its_work), T(a_destroyed_streams_handle_is_refused),
+        T(destroying_the_device_waits), T(a_graph_replays_what_was_captured), T(an_empty_graph_is_fine),
+        CONCURRENT(branches_run_at_once_and_join), CONCURRENT(launches_of_one_executable_do_not_overlap),
+        T(a_graph_dumps_as_dot),
         T(many_threads_share_a_device),
     };
     if (test_device_missing())
