@@ -75,7 +75,8 @@ EPG_API void epg_group_destroy(epg_group *group);
 EPG_API epg_status epg_group_get_options(const epg_group *group, epg_group_options *options);
 EPG_API epg_team *epg_group_team(const epg_group *group);
 
-/* What one rank's dispatch sends. All pointers are device memory, read when the work runs, not when it is enqueued. */
+/* What one rank's dispatch sends. All pointers are device memory, read when the work runs, not when it is enqueued. On
+ * the CUDA device rows, and the rows and outputs given to combine, are aligned to 16 bytes. */
 typedef struct epg_dispatch_args {
     uint32_t size;
     uint32_t lane;

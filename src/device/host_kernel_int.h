@@ -12,14 +12,8 @@
 
 #include <stdint.h>
 #include <string.h>
+#include "device/doorbell_int.h"
 #include "epgraph/device.h"
-
-/* Where a rank sleeps while it waits for a signal. In symmetric memory. */
-typedef struct epg__doorbell {
-    uint32_t rings;   /* added to by any rank, after it stored a signal here */
-    uint32_t waiters; /* non-zero while the owner sleeps; written by the owner */
-} epg__doorbell;
-_Static_assert(sizeof(epg__doorbell) == 8, "doorbell layout");
 
 typedef struct epg__simulator epg__simulator;
 typedef struct epg__simulator_ops {

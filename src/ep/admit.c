@@ -58,6 +58,9 @@ epg_status epg_group_join(epg_team *team, const epg_group_options *options, epg_
         return epg__fail(EPG_ERR_INVALID, "team or group is NULL");
     if (team->incarnation == 0)
         return epg__fail(EPG_ERR_STATE, "rank %u is in its first life: its groups are created, not joined", team->rank);
+    if (team->device->info.kind != EPG_DEVICE_HOST)
+        return epg__fail(EPG_ERR_UNSUPPORTED, "a group can be joined on the host device alone; this is %s",
+                         team->device->info.name);
     epg_group *g = epg__zalloc(1, sizeof *g, "a group");
     if (!g)
         return EPG_ERR_NO_MEMORY;
@@ -113,6 +116,9 @@ epg_status epg_group_admit(epg_group *group, const epg_admission *admission, epg
     EPG_TRY(check_admission(group, admission));
     if (epg__group_capture_of(group, stream) != 0)
         return epg__fail(EPG_ERR_STATE, "an admission cannot be captured");
+    if (group->device->info.kind != EPG_DEVICE_HOST)
+        return epg__fail(EPG_ERR_UNSUPPORTED, "an admission runs on the host device alone; this is %s",
+                         group->device->info.name);
     size_t ranks = admission->ranks, bytes = sizeof(epg__admit_args) + ranks * sizeof(epg_member);
     epg__admit_args *args = epg__zalloc(1, bytes, "an admission");
     if (!args)

@@ -3,6 +3,7 @@
 #include <string.h>
 #include "device/device_ops.h"
 #include "ep/group_state_int.h"
+#include "ep/kernels_int.h"
 #include "team/team_ops.h"
 
 /* ---- options ---- */
@@ -174,40 +175,31 @@ static epg_status compare_geometries(epg_team *team, const creation *mine, creat
 static void on_abort(void *ctx)
 {
     epg_group *g = ctx;
-    epg_wire_header *header = g->peers[epg_team_rank(g->team)];
-    epg__word_store(g->device->simulator, &header->aborted, 1); /* partner: look() in wait_host.c */
-    epg__doorbell_ring(g->device->simulator, &header->bell);
+    g->kernels->abort(g);
 }
 
-/* Puts the region in its first state: nobody masked, no signal ever sent. */
-static void clean_region(epg_group *g, const creation *all)
+static epg_status make_map(epg_group *g)
 {
-    uint32_t rank = epg_team_rank(g->team);
-    epg_wire_header *header = g->peers[rank];
-    memset(header, 0, g->wire.lanes);
-    header->version = EPG_WIRE_VERSION;
-    header->ranks = g->wire.geometry.ranks;
-    header->geometry_hash = epg__wire_hash(&g->wire.geometry);
-    header->geometry = g->wire.geometry;
-    header->incarnation = g->team->incarnation;
-    for (uint32_t l = 0; l < g->options.lanes; l++) {
-        char *lane = epg__lane_at(&g->wire, header, l);
-        memset(lane, 0, g->wire.marks);
-        ((epg_wire_lane *)lane)->epoch = g->options.first_epoch;
-        for (uint32_t r = 0; r < header->ranks; r++)
-            epg__lives_of(&g->lanes[l])[r] = g->newest[r] = all[r].incarnation;
+    size_t bytes = g->options.logical_experts * sizeof(int32_t);
+    void *map;
+    int32_t *identity = epg__zalloc(g->options.logical_experts, sizeof *identity, "the expert map");
+    if (!identity)
+        return EPG_ERR_NO_MEMORY;
+    for (uint32_t e = 0; e < g->options.logical_experts; e++)
+        identity[e] = e < g->options.experts ? (int32_t)e : -1;
+    epg_status status = epg_memory_alloc(g->device, EPG_MEMORY_DEVICE, bytes, &map);
+    if (status == EPG_OK) {
+        g->expert_map = map;
+        status = epg_memcpy(g->device, map, identity, bytes);
     }
-    g->cleans++;
+    free(identity);
+    return status;
 }
 
 static epg_status make_local(epg_group *g, uint32_t spin)
 {
     uint32_t rank = epg_team_rank(g->team);
-    void *map;
-    EPG_TRY(epg_memory_alloc(g->device, EPG_MEMORY_DEVICE, g->options.logical_experts * sizeof(int32_t), &map));
-    g->expert_map = map;
-    for (uint32_t e = 0; e < g->options.logical_experts; e++)
-        g->expert_map[e] = e < g->options.experts ? (int32_t)e : -1;
+    EPG_TRY(make_map(g));
     for (uint32_t l = 0; l < g->options.lanes; l++) {
         epg__lane *lane = &g->lanes[l];
         lane->device = g->device;
@@ -222,12 +214,13 @@ static epg_status make_local(epg_group *g, uint32_t spin)
         EPG_TRY(epg__lane_create(lane));
         g->order[l].next = EPG_OP_DISPATCH_SEND;
     }
-    return EPG_OK;
+    return g->kernels->create(g);
 }
 
 epg_status epg__group_create_private(epg_group *g, const epg_group_options *options)
 {
     long long ll_max = 0, spin = 0;
+    g->kernels = g->device->info.kind == EPG_DEVICE_CUDA ? &epg__kernels_cuda : &epg__kernels_host;
     EPG_TRY(epg__setting_integer(EPG__SETTING_LL_MAX_TOKENS, 0, UINT32_MAX, &ll_max));
     EPG_TRY(epg__setting_integer(EPG__SETTING_SPIN, 0, 1000000, &spin));
     EPG_TRY(plan(options, epg_team_size(g->team), g));
@@ -256,8 +249,12 @@ static epg_status create_shared(epg_group *g, creation *all, epg_status private_
         return epg__fail(private_status, "%s", cause);
     EPG_TRY(status);
     EPG_TRY(g->team->ops->symmetric_alloc(g->team, g->wire.total, g->peers));
-    clean_region(g, all);
-    status = epg__group_hook(g);
+    for (uint32_t r = 0; r < g->wire.geometry.ranks; r++)
+        g->newest[r] = all[r].incarnation;
+    g->cleans++;
+    status = g->kernels->ready(g);
+    if (status == EPG_OK)
+        status = epg__group_hook(g);
     if (status != EPG_OK) {
         epg_team_abort(g->team, "a rank could not finish its group"); /* the others are on their way to the barrier */
         return status;
@@ -269,9 +266,6 @@ epg_status epg_group_create(epg_team *team, const epg_group_options *options, ep
 {
     if (!team || !group)
         return epg__fail(EPG_ERR_INVALID, "team or group is NULL");
-    if (team->device->info.kind != EPG_DEVICE_HOST)
-        return epg__fail(EPG_ERR_UNSUPPORTED, "dispatch and combine have kernels for the host device alone; this is %s",
-                         team->device->info.name);
     epg_group *g = epg__zalloc(1, sizeof *g, "a group");
     creation *all = g ? epg__zalloc(team->size, sizeof *all, "the ranks' geometries") : NULL;
     if (!all) {
@@ -297,6 +291,8 @@ void epg_group_destroy(epg_group *g)
         return;
     if (g->hooked)
         g->team->ops->on_abort_remove(g->team, on_abort, g);
+    if (g->kernels)
+        g->kernels->destroy(g);
     for (uint32_t l = 0; l < g->lanes_made; l++)
         epg__lane_destroy(&g->lanes[l]);
     if (g->expert_map)
@@ -309,8 +305,6 @@ void epg_group_destroy(epg_group *g)
 }
 
 /* ---- what a group tells ---- */
-
-static epg_wire_header *own_header(epg_group *g) { return g->peers[epg_team_rank(g->team)]; }
 
 static epg_status need(const void *group, const void *out)
 {
@@ -384,7 +378,7 @@ epg_status epg_group_check(epg_group *group, epg_group_record *record)
     EPG_TRY(need(group, group));
     if (record)
         EPG__CHECK_SIZE(record, sizeof *record);
-    const epg_wire_record *r = &own_header(group)->record;
+    const epg_wire_record *r = group->kernels->record(group);
     if (epg__word_load(group->device->simulator, &r->taken) == 2) { /* partner: epg__record_failure */
         found.status = (epg_status)r->status;
         found.operation = (epg_operation)r->operation;
@@ -403,8 +397,7 @@ epg_status epg_group_check(epg_group *group, epg_group_record *record)
 epg_status epg_group_clear_record(epg_group *group)
 {
     EPG_TRY(need(group, group));
-    epg__word_store(group->device->simulator, &own_header(group)->record.taken, 0);
-    return EPG_OK;
+    return group->kernels->clear_record(group);
 }
 
 static epg_status check_peer(const epg_group *g, uint32_t rank)
@@ -418,10 +411,7 @@ epg_status epg_group_alive(epg_group *group, uint32_t rank, int *alive)
 {
     EPG_TRY(need(group, alive));
     EPG_TRY(check_peer(group, rank));
-    *alive = 1;
-    for (uint32_t l = 0; l < group->options.lanes; l++)
-        *alive &= epg__rank_alive(&group->lanes[l], rank);
-    return EPG_OK;
+    return group->kernels->alive(group, rank, alive);
 }
 
 epg_status epg_group_mask(epg_group *group, uint32_t rank)
@@ -430,9 +420,7 @@ epg_status epg_group_mask(epg_group *group, uint32_t rank)
     EPG_TRY(check_peer(group, rank));
     if (rank == epg_team_rank(group->team))
         return epg__fail(EPG_ERR_INVALID, "rank %u cannot mask itself", rank);
-    epg__give_up(&group->lanes[0], rank, group->newest[rank]);
-    epg__doorbell_ring(group->device->simulator, &own_header(group)->bell);
-    return EPG_OK;
+    return group->kernels->give_up(group, rank, group->newest[rank]);
 }
 
 epg_status epg_group_get_stats(epg_group *group, epg_group_stats *stats)
@@ -440,8 +428,7 @@ epg_status epg_group_get_stats(epg_group *group, epg_group_stats *stats)
     EPG_TRY(need(group, stats));
     EPG__CHECK_SIZE(stats, sizeof *stats);
     uint64_t value[EPG_COUNTERS];
-    for (int i = 0; i < EPG_COUNTERS; i++)
-        value[i] = __atomic_load_n(&own_header(group)->counters[i], __ATOMIC_RELAXED);
+    EPG_TRY(group->kernels->counters(group, value));
     *stats = (epg_group_stats){
         .size = stats->size,
         .issued = group->counts.issued,

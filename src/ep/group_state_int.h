@@ -7,13 +7,16 @@
 /* The host's side of a lane: which half comes next, and in which capture the open pair began (0: eagerly). */
 typedef struct epg__lane_order {
     epg_operation next;
-    epg_mode mode; /* LL or HT, of the open pair */
+    epg_mode mode;   /* LL or HT, of the open pair */
+    uint32_t bucket; /* of the open pair */
     uint64_t capture_id;
 } epg__lane_order;
 
 struct epg_group {
     epg_team *team;
     epg_device *device;
+    const struct epg__kernels *kernels; /* of the device's kind */
+    void *kernels_state;                /* theirs */
     epg_group_options options; /* defaults filled in */
     epg_wire_layout wire;
     uint32_t ll_max_tokens;

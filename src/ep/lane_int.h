@@ -4,23 +4,10 @@
 #define EPG_LANE_INT_H
 
 #include "core/core_int.h"
+#include "device/host_kernel_int.h"
 #include "ep/group_int.h"
+#include "ep/lane_state_int.h"
 #include "ep/wire.h"
-
-/* One share of a sent token: the rank it went to and the slot there, EPG_WIRE_NONE where it could not be sent. */
-typedef struct epg__share {
-    uint32_t rank, slot;
-} epg__share;
-
-/* The open pair, in device memory: dispatch send stamps it, the other three halves use it. */
-typedef struct epg__pair_state {
-    uint32_t epoch, tokens, rehearsed, zero;
-} epg__pair_state;
-
-/* A rank that is to be taken in: which life of it, and at which epoch. Incarnation 0: none (a first life never joins). */
-typedef struct epg__entry {
-    uint32_t incarnation, epoch;
-} epg__entry;
 
 typedef struct epg__lane {
     const epg_wire_layout *wire;

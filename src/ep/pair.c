@@ -4,6 +4,7 @@
  * addresses given to it and nothing that changes from pair to pair. */
 #include <string.h>
 #include "ep/group_state_int.h"
+#include "ep/kernels_int.h"
 
 static epg_status check_call(const epg_group *g, uint32_t lane, epg_operation operation)
 {
@@ -26,23 +27,26 @@ uint64_t epg__group_capture_of(const epg_group *g, epg_stream stream)
     return id;
 }
 
-static epg_status enqueue(epg_group *g, uint32_t lane, epg_operation operation, void (*kernel)(const void *args),
-                          const void *args, size_t bytes, epg_stream stream)
+/* A pair lies in one capture, or in none. */
+static epg_status check_capture(const epg_group *g, uint32_t lane, epg_operation operation, uint64_t capture)
 {
-    uint64_t capture = epg__group_capture_of(g, stream);
     if (g->outside && capture == 0 && !g->rehearsing)
         return epg__fail(EPG_ERR_STATE, "%s in lane %u: the rank joins again and was not admitted yet",
                          epg__operation_name(operation), lane);
-    if (operation != EPG_OP_DISPATCH_SEND && capture != g->order[lane].capture_id)
-        return epg__fail(EPG_ERR_STATE, "%s in lane %u: its pair was opened %s", epg__operation_name(operation), lane,
-                         g->order[lane].capture_id ? "in another capture" : "outside of this capture");
-    EPG_TRY(epg_host_launch(g->device, stream, kernel, args, bytes, epg__operation_name(operation)));
+    if (operation == EPG_OP_DISPATCH_SEND || capture == g->order[lane].capture_id)
+        return EPG_OK;
+    return epg__fail(EPG_ERR_STATE, "%s in lane %u: its pair was opened %s", epg__operation_name(operation), lane,
+                     g->order[lane].capture_id ? "in another capture" : "outside of this capture");
+}
+
+/* An operation was enqueued. */
+static void advance(epg_group *g, uint32_t lane, epg_operation operation, uint64_t capture)
+{
     g->counts.issued++;
     g->counts.captured += capture != 0;
     if (operation == EPG_OP_DISPATCH_SEND)
         g->order[lane].capture_id = capture;
     g->order[lane].next = operation == EPG_OP_COMBINE_RECV ? EPG_OP_DISPATCH_SEND : operation + 1;
-    return EPG_OK;
 }
 
 static epg_mode choose_mode(const epg_group *g, epg_mode mode, uint32_t bucket)
@@ -54,17 +58,23 @@ static epg_mode choose_mode(const epg_group *g, epg_mode mode, uint32_t bucket)
 
 /* ---- the four halves ---- */
 
-static epg_status enqueue_send(epg_group *g, const epg_dispatch_args *user, int is_void, epg_stream stream)
+static void open_pair(epg_group *g, const epg_dispatch_args *user)
 {
-    uint32_t lane = user->lane;
-    epg__dispatch_send_args args = {&g->lanes[lane], *user, is_void};
-    g->order[lane].mode = choose_mode(g, user->mode, user->bucket);
-    return enqueue(g, lane, EPG_OP_DISPATCH_SEND,
-                   g->order[lane].mode == EPG_MODE_LL ? epg__dispatch_send_ll_host : epg__dispatch_send_ht_host, &args,
-                   sizeof args, stream);
+    g->order[user->lane].mode = choose_mode(g, user->mode, user->bucket);
+    g->order[user->lane].bucket = user->bucket;
 }
 
-epg_status epg_dispatch_send(epg_group *group, const epg_dispatch_args *args, epg_stream stream)
+static epg_status enqueue_send(epg_group *g, const epg_dispatch_args *user, int is_void, epg_stream stream)
+{
+    uint64_t capture = epg__group_capture_of(g, stream);
+    EPG_TRY(check_capture(g, user->lane, EPG_OP_DISPATCH_SEND, capture));
+    open_pair(g, user);
+    EPG_TRY(g->kernels->dispatch_send(g, user, is_void, g->order[user->lane].mode, stream));
+    advance(g, user->lane, EPG_OP_DISPATCH_SEND, capture);
+    return EPG_OK;
+}
+
+static epg_status check_send(const epg_group *group, const epg_dispatch_args *args)
 {
     if (!args)
         return epg__fail(EPG_ERR_INVALID, "args is NULL");
@@ -78,6 +88,12 @@ epg_status epg_dispatch_send(epg_group *group, const epg_dispatch_args *args, ep
         return epg__fail(EPG_ERR_INVALID, "mode is %d", (int)args->mode);
     if ((unsigned)args->topk_type > EPG_INT64)
         return epg__fail(EPG_ERR_INVALID, "topk_type is %d", (int)args->topk_type);
+    return EPG_OK;
+}
+
+epg_status epg_dispatch_send(epg_group *group, const epg_dispatch_args *args, epg_stream stream)
+{
+    EPG_TRY(check_send(group, args));
     return enqueue_send(group, args, 0, stream);
 }
 
@@ -103,14 +119,16 @@ static void fill_view(const epg__lane *lane, epg_dispatch_view *view)
 static epg_status enqueue_half(epg_group *g, uint32_t lane, epg_operation operation, int is_void, const void *rows,
                                void *out, epg_stream stream)
 {
-    epg_mode mode = g->order[lane].mode;
-    epg__half_args args = {&g->lanes[lane], is_void, rows, out};
-    void (*kernel)(const void *) = epg__combine_recv_host;
+    uint64_t capture = epg__group_capture_of(g, stream);
+    EPG_TRY(check_capture(g, lane, operation, capture));
     if (operation == EPG_OP_DISPATCH_RECV)
-        kernel = mode == EPG_MODE_LL ? epg__dispatch_recv_ll_host : epg__dispatch_recv_ht_host;
+        EPG_TRY(g->kernels->dispatch_recv(g, lane, is_void, stream));
     else if (operation == EPG_OP_COMBINE_SEND)
-        kernel = mode == EPG_MODE_LL ? epg__combine_send_ll_host : epg__combine_send_ht_host;
-    return enqueue(g, lane, operation, kernel, &args, sizeof args, stream);
+        EPG_TRY(g->kernels->combine_send(g, lane, is_void, rows, stream));
+    else
+        EPG_TRY(g->kernels->combine_recv(g, lane, is_void, out, stream));
+    advance(g, lane, operation, capture);
+    return EPG_OK;
 }
 
 epg_status epg_dispatch_recv(epg_group *group, uint32_t lane, epg_dispatch_view *view, epg_stream stream)
@@ -145,16 +163,28 @@ epg_status epg_dispatch(epg_group *group, const epg_dispatch_args *args, epg_dis
     if (!view)
         return epg__fail(EPG_ERR_INVALID, "view is NULL");
     EPG__CHECK_SIZE(view, sizeof *view);
-    EPG_TRY(epg_dispatch_send(group, args, stream));
-    return epg_dispatch_recv(group, args->lane, view, stream);
+    EPG_TRY(check_send(group, args));
+    uint64_t capture = epg__group_capture_of(group, stream);
+    EPG_TRY(check_capture(group, args->lane, EPG_OP_DISPATCH_SEND, capture));
+    open_pair(group, args);
+    EPG_TRY(group->kernels->dispatch(group, args, group->order[args->lane].mode, stream));
+    advance(group, args->lane, EPG_OP_DISPATCH_SEND, capture);
+    advance(group, args->lane, EPG_OP_DISPATCH_RECV, capture);
+    fill_view(&group->lanes[args->lane], view);
+    return EPG_OK;
 }
 
 epg_status epg_combine(epg_group *group, uint32_t lane, const void *expert_rows, void *out, epg_stream stream)
 {
-    if (!out)
-        return epg__fail(EPG_ERR_INVALID, "out is NULL");
-    EPG_TRY(epg_combine_send(group, lane, expert_rows, stream));
-    return epg_combine_recv(group, lane, out, stream);
+    EPG_TRY(check_call(group, lane, EPG_OP_COMBINE_SEND));
+    if (!expert_rows || !out)
+        return epg__fail(EPG_ERR_INVALID, "%s is NULL", expert_rows ? "out" : "expert_rows");
+    uint64_t capture = epg__group_capture_of(group, stream);
+    EPG_TRY(check_capture(group, lane, EPG_OP_COMBINE_SEND, capture));
+    EPG_TRY(group->kernels->combine(group, lane, expert_rows, out, stream));
+    advance(group, lane, EPG_OP_COMBINE_SEND, capture);
+    advance(group, lane, EPG_OP_COMBINE_RECV, capture);
+    return EPG_OK;
 }
 
 epg_status epg_group_view(epg_group *group, uint32_t lane, epg_dispatch_view *view)
@@ -216,27 +246,13 @@ epg_status epg_group_fill(epg_group *group, uint32_t lane, uint32_t pairs, epg_e
     return EPG_OK;
 }
 
-typedef struct rehearsal_args {
-    epg__simulator *sim;
-    uint32_t *word;
-    uint32_t on;
-} rehearsal_args;
-
-static void set_rehearsal(const void *raw)
-{
-    const rehearsal_args *args = raw;
-    epg__word_store(args->sim, args->word, args->on);
-}
-
 epg_status epg_group_rehearse(epg_group *group, int on, epg_stream stream)
 {
     if (!group)
         return epg__fail(EPG_ERR_INVALID, "group is NULL");
     if (epg__group_capture_of(group, stream) != 0)
         return epg__fail(EPG_ERR_STATE, "a rehearsal cannot be captured");
-    epg_wire_header *header = group->peers[epg_team_rank(group->team)];
-    rehearsal_args args = {group->lanes[0].sim, &header->rehearsal, on != 0};
-    EPG_TRY(epg_host_launch(group->device, stream, set_rehearsal, &args, sizeof args, "rehearsal"));
+    EPG_TRY(group->kernels->rehearse(group, on, stream));
     group->rehearsing = on != 0;
     return EPG_OK;
 }

@@ -16,9 +16,16 @@
 #ifndef EPG_WIRE_H
 #define EPG_WIRE_H
 
+#include <assert.h>
 #include <stddef.h>
 #include <stdint.h>
-#include "device/host_kernel_int.h"
+#include "device/doorbell_int.h"
+
+#ifdef __CUDACC__
+#define EPG__WIRE_FN static inline __host__ __device__
+#else
+#define EPG__WIRE_FN static inline
+#endif
 
 #define EPG_WIRE_VERSION 2u
 #define EPG_WIRE_NONE 0xFFFFFFFFu
@@ -27,7 +34,7 @@
 typedef struct epg_wire_geometry {
     uint32_t version, ranks, experts, logical_experts, hidden, topk, max_tokens, slots, lanes, row_type, first_epoch, zero;
 } epg_wire_geometry;
-_Static_assert(sizeof(epg_wire_geometry) == 48, "geometry layout");
+static_assert(sizeof(epg_wire_geometry) == 48, "geometry layout");
 
 /* The first failure of this rank. Writer: this rank's kernels. */
 typedef struct epg_wire_record {
@@ -35,7 +42,7 @@ typedef struct epg_wire_record {
     uint32_t status, operation, lane, epoch, peer;
     uint64_t expected, seen, time_ns;
 } epg_wire_record;
-_Static_assert(sizeof(epg_wire_record) == 48, "record layout");
+static_assert(sizeof(epg_wire_record) == 48, "record layout");
 
 enum {
     EPG_COUNT_PAIRS, EPG_COUNT_DROPPED_TOKENS, EPG_COUNT_DROPPED_ROWS, EPG_COUNT_BAD_IDS, EPG_COUNT_FLAGGED,
@@ -54,7 +61,7 @@ typedef struct epg_wire_header {
     uint64_t counters[EPG_COUNTERS]; /* writer: the owner's kernels */
     epg_wire_geometry geometry;     /* writer: the owner, at creation; for a rank that joins its place */
 } epg_wire_header;
-_Static_assert(sizeof(epg_wire_header) == 184, "header layout");
+static_assert(sizeof(epg_wire_header) == 184, "header layout");
 
 typedef struct epg_wire_lane {
     uint32_t epoch;                 /* of the last dispatch send; writer: the owner's dispatch send */
@@ -63,7 +70,7 @@ typedef struct epg_wire_lane {
     uint64_t ended;                 /* waits that the owner published and ended; writer: the owner; read by peers */
     uint64_t spare[5];
 } epg_wire_lane;
-_Static_assert(sizeof(epg_wire_lane) == 64, "lane layout");
+static_assert(sizeof(epg_wire_lane) == 64, "lane layout");
 
 typedef struct epg_wire_route {
     uint32_t expert; /* local id on the destination */
@@ -96,51 +103,51 @@ enum { EPG_WIRE_DISPATCH = 0, EPG_WIRE_COMBINE = 1 };
 #define EPG_WIRE_COUNT_MAX 0x7FFFFEu
 #define EPG_WIRE_VOID 0x800000u
 
-static inline uint64_t epg__signal_make(uint32_t epoch, uint32_t incarnation, uint32_t count, int is_void)
+EPG__WIRE_FN uint64_t epg__signal_make(uint32_t epoch, uint32_t incarnation, uint32_t count, int is_void)
 {
     uint32_t low = (incarnation & 0xFFu) << 24 | (is_void ? EPG_WIRE_VOID : 0) | (count + 1);
     return (uint64_t)epoch << 32 | low;
 }
-static inline uint32_t epg__signal_epoch(uint64_t signal) { return (uint32_t)(signal >> 32); }
-static inline uint32_t epg__signal_incarnation(uint64_t signal) { return (uint32_t)signal >> 24; }
-static inline uint32_t epg__signal_count(uint64_t signal) { return ((uint32_t)signal & 0x7FFFFFu) - 1; }
-static inline int epg__signal_is_void(uint64_t signal) { return ((uint32_t)signal & EPG_WIRE_VOID) != 0; }
+EPG__WIRE_FN uint32_t epg__signal_epoch(uint64_t signal) { return (uint32_t)(signal >> 32); }
+EPG__WIRE_FN uint32_t epg__signal_incarnation(uint64_t signal) { return (uint32_t)signal >> 24; }
+EPG__WIRE_FN uint32_t epg__signal_count(uint64_t signal) { return ((uint32_t)signal & 0x7FFFFFu) - 1; }
+EPG__WIRE_FN int epg__signal_is_void(uint64_t signal) { return ((uint32_t)signal & EPG_WIRE_VOID) != 0; }
 
 /* ---- the published wait: set bit, operation, peer, epoch ---- */
-static inline uint64_t epg__waiting_make(uint32_t operation, uint32_t peer, uint32_t epoch)
+EPG__WIRE_FN uint64_t epg__waiting_make(uint32_t operation, uint32_t peer, uint32_t epoch)
 {
     return 1ull << 63 | (uint64_t)operation << 60 | (uint64_t)(peer & 0xFFFFFFFu) << 32 | epoch;
 }
-static inline uint32_t epg__waiting_peer(uint64_t waiting) { return (uint32_t)(waiting >> 32) & 0xFFFFFFFu; }
+EPG__WIRE_FN uint32_t epg__waiting_peer(uint64_t waiting) { return (uint32_t)(waiting >> 32) & 0xFFFFFFFu; }
 
 /* ---- addresses ---- */
-static inline char *epg__lane_at(const epg_wire_layout *w, void *region, uint32_t lane)
+EPG__WIRE_FN char *epg__lane_at(const epg_wire_layout *w, void *region, uint32_t lane)
 {
     return (char *)region + w->lanes + lane * w->lane_bytes;
 }
-static inline uint64_t *epg__signal_at(const epg_wire_layout *w, char *lane, uint32_t kind, uint32_t bank, uint32_t rank)
+EPG__WIRE_FN uint64_t *epg__signal_at(const epg_wire_layout *w, char *lane, uint32_t kind, uint32_t bank, uint32_t rank)
 {
     return (uint64_t *)(lane + w->signals) + (kind * 2 + bank) * w->geometry.ranks + rank;
 }
 /* Index of (bank, rank, slot) in marks, meta, rows and returns. */
-static inline size_t epg__slot_index(const epg_wire_layout *w, uint32_t bank, uint32_t rank, uint32_t slot)
+EPG__WIRE_FN size_t epg__slot_index(const epg_wire_layout *w, uint32_t bank, uint32_t rank, uint32_t slot)
 {
     return ((size_t)bank * w->geometry.ranks + rank) * w->geometry.slots + slot;
 }
-static inline uint32_t *epg__mark_at(const epg_wire_layout *w, char *lane, size_t index)
+EPG__WIRE_FN uint32_t *epg__mark_at(const epg_wire_layout *w, char *lane, size_t index)
 {
     return (uint32_t *)(lane + w->marks) + index;
 }
-static inline epg_wire_meta *epg__meta_at(const epg_wire_layout *w, char *lane, size_t index)
+EPG__WIRE_FN epg_wire_meta *epg__meta_at(const epg_wire_layout *w, char *lane, size_t index)
 {
     return (epg_wire_meta *)(lane + w->meta + index * w->meta_bytes);
 }
-static inline epg_wire_route *epg__routes_of(epg_wire_meta *meta) { return (epg_wire_route *)(meta + 1); }
-static inline char *epg__row_at(const epg_wire_layout *w, char *lane, size_t index)
+EPG__WIRE_FN epg_wire_route *epg__routes_of(epg_wire_meta *meta) { return (epg_wire_route *)(meta + 1); }
+EPG__WIRE_FN char *epg__row_at(const epg_wire_layout *w, char *lane, size_t index)
 {
     return lane + w->rows + index * w->row_bytes;
 }
-static inline char *epg__return_at(const epg_wire_layout *w, char *lane, size_t index)
+EPG__WIRE_FN char *epg__return_at(const epg_wire_layout *w, char *lane, size_t index)
 {
     return lane + w->returns + index * w->row_bytes;
 }

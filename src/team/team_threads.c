@@ -26,6 +26,7 @@ typedef struct post {
 
 typedef struct symmetric {
     struct symmetric *next;
+    epg_device *device;
     uint64_t number; /* of the collective allocation */
     size_t bytes;
     uint32_t held;   /* bases that were not given back */
@@ -360,6 +361,23 @@ static symmetric *symmetric_at(world *w, uint64_t number, size_t bytes)
     return s;
 }
 
+/* A region is the device's own memory; on the host device, pages. */
+static void *region_make(epg_device *device, size_t bytes)
+{
+    void *memory = NULL;
+    if (device->info.kind == EPG_DEVICE_HOST)
+        return epg__zalloc_aligned(4096, bytes, 1, "symmetric memory");
+    return epg_memory_alloc(device, EPG_MEMORY_DEVICE, bytes, &memory) == EPG_OK ? memory : NULL;
+}
+
+static void region_drop(epg_device *device, void *memory)
+{
+    if (device->info.kind == EPG_DEVICE_HOST)
+        free(memory);
+    else if (memory)
+        epg_memory_free(device, EPG_MEMORY_DEVICE, memory);
+}
+
 static void symmetric_drop(world *w, symmetric *gone)
 {
     for (symmetric **link = &w->symmetrics; *link; link = &(*link)->next) {
@@ -369,7 +387,7 @@ static void symmetric_drop(world *w, symmetric *gone)
         for (uint32_t r = 0; r < w->size; r++) {
             if (w->simulator && gone->shares[r].base)
                 w->simulator->ops->forget(w->simulator, gone->shares[r].base, gone->bytes);
-            free(gone->shares[r].base);
+            region_drop(gone->device, gone->shares[r].base);
         }
         free(gone);
         return;
@@ -418,7 +436,7 @@ static epg_status threads_symmetric_alloc(epg_team *base, size_t bytes, void **p
     threads_team *team = (threads_team *)base;
     world *w = team->world;
     offer *offers = epg__zalloc(base->size, sizeof *offers, "symmetric addresses");
-    void *memory = offers ? epg__zalloc_aligned(4096, bytes, 1, "symmetric memory") : NULL;
+    void *memory = offers ? region_make(base->device, bytes) : NULL;
     uint64_t number = ++team->allocations;
     int recorded = 0;
 
@@ -426,6 +444,7 @@ static epg_status threads_symmetric_alloc(epg_team *base, size_t bytes, void **p
         epg__lock_take(w->engine, &w->lock);
         symmetric *s = symmetric_at(w, number, bytes);
         if (s) {
+            s->device = base->device;
             s->shares[base->rank] = (struct share){memory, base->incarnation, 0};
             s->held++;
         }
@@ -450,7 +469,7 @@ static epg_status threads_symmetric_alloc(epg_team *base, size_t bytes, void **p
     else if (recorded)
         threads_symmetric_free(base, memory);
     if (!recorded)
-        free(memory);
+        region_drop(base->device, memory);
     free(all);
     return status;
 }

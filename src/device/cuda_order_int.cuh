@@ -1,0 +1,86 @@
+/* What a CUDA kernel may do to memory that other ranks see, and how it waits: the counterpart of host_kernel_int.h.
+ *
+ * Pairing: epg__signal_store (release) is read by epg__signal_load (acquire), both at system scope; whatever the writer
+ * stored before it, rows included, is visible to the reader after it. Where many threads stored the rows, each block
+ * passes epg__block_done before one thread stores the signal. */
+#ifndef EPG_CUDA_ORDER_INT_CUH
+#define EPG_CUDA_ORDER_INT_CUH
+
+#include <stdint.h>
+
+/* Partner: epg__signal_load in the waiter. */
+static __device__ inline void epg__signal_store(uint64_t *word, uint64_t value)
+{
+    asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
+}
+
+/* Partner: epg__signal_store in the sender. */
+static __device__ inline uint64_t epg__signal_load(const uint64_t *word)
+{
+    uint64_t value;
+    asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(word) : "memory");
+    return value;
+}
+
+/* Words that carry no data behind them: masks, token counts, the abort word. */
+static __device__ inline uint32_t epg__word_load(const uint32_t *word)
+{
+    uint32_t value;
+    asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
+    return value;
+}
+static __device__ inline void epg__word_store(uint32_t *word, uint32_t value)
+{
+    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
+}
+
+/* Orders what this thread stored, and what it saw other threads of its block store, before what it does next; at every
+ * rank. */
+static __device__ inline void epg__fence_system(void) { __threadfence_system(); }
+
+/* True in every thread of the last of `blocks` blocks that get here; what all of them stored is visible to it, and what
+ * it stores next with release comes after that at every rank. Leaves *done at 0 for the next kernel of the lane. */
+static __device__ inline bool epg__block_done(uint32_t *done, uint32_t blocks)
+{
+    __shared__ uint32_t is_last;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        epg__fence_system();
+        is_last = atomicAdd(done, 1) == blocks - 1;
+        if (is_last) {
+            *done = 0;
+            epg__fence_system();
+        }
+    }
+    __syncthreads();
+    return is_last;
+}
+
+/* Nanoseconds on the clock of all waits. */
+static __device__ inline uint64_t epg__now_ns(void)
+{
+    uint64_t now;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+    return now;
+}
+
+/* Returns once everything before this kernel in its stream is done and visible: first in every kernel that may have
+ * been launched early (a programmatic dependent launch), in all its threads, since one that ended without it would let
+ * the kernel behind it start too soon. */
+static __device__ inline void epg__await_earlier_kernels(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/* The next kernel of the stream may be brought onto the device. Never before a wait for another rank: blocks that have
+ * nothing to do but wait would take the room of that rank's sender. */
+static __device__ inline void epg__admit_next_kernel(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+#endif

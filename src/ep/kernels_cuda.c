@@ -1,0 +1,348 @@
+/* A group's operations on the CUDA device: fills in the kernels' parameters and picks the launcher.
+ *
+ * What the host must read or write while kernels run (the failure record, the abort word) lies in mapped memory. The rest
+ * of the region is reached by copies on a stream of the group's own, which waits for no other. */
+#include <stdlib.h>
+#include "device/device_ops.h"
+#include "ep/group_state_int.h"
+#include "ep/kernels_int.h"
+#include "ep/lane_cuda_int.h"
+#include "team/team_ops.h"
+
+/* Mapped memory. */
+typedef struct page {
+    epg_wire_record record; /* writer: the kernels; `taken`: the host too */
+    uint32_t aborted;       /* writer: the abort hook */
+    uint32_t word;          /* the host's end of a copy */
+    uint64_t counters[EPG_COUNTERS];
+} page;
+
+typedef struct state {
+    epg__cuda_shape shape;
+    page *page;
+    epg_stream side;
+    void **peers;           /* [ranks], device memory */
+    void *blocks[EPG_LANES_MAX];
+    epg__cuda_lane lanes[EPG_LANES_MAX];
+} state;
+
+static char *own_region(const epg_group *g) { return g->peers[epg_team_rank(g->team)]; }
+static uint32_t *lives_of(const epg_group *g, uint32_t lane)
+{
+    return (uint32_t *)(own_region(g) + g->wire.incarnation) + (size_t)lane * g->wire.geometry.ranks;
+}
+
+/* ---- creation ---- */
+
+static epg__cuda_lane lane_for_kernels(const epg__lane *l, const state *s)
+{
+    return (epg__cuda_lane){
+        .wire = *l->wire,
+        .number = l->number,
+        .rank = l->rank,
+        .ranks = l->ranks,
+        .incarnation = l->incarnation,
+        .local_experts = l->local_experts,
+        .layout = l->layout,
+        .row_align = l->row_align,
+        .rows_per_expert = l->rows_per_expert,
+        .row_capacity = l->row_capacity,
+        .fan = l->fan,
+        .timeout_ns = l->timeout_ns,
+        .peers = s->peers,
+        .expert_map = l->expert_map,
+        .pair = l->pair,
+        .entering = l->entering,
+        .entries = l->entries,
+        .flags = l->flags,
+        .share_count = l->share_count,
+        .shares = l->shares,
+        .sent = l->sent,
+        .received = l->received,
+        .returned = l->returned,
+        .place = l->place,
+        .offsets = l->offsets,
+        .counts = l->counts,
+        .total = l->total,
+        .row_index = l->row_index,
+        .row_source = l->row_source,
+        .row_token = l->row_token,
+        .row_weight = l->row_weight,
+        .expert_rows = l->expert_rows,
+        .record = &s->page->record,
+        .aborted = &s->page->aborted,
+    };
+}
+
+/* Memory that only these kernels need. */
+static epg_status make_lane(epg_group *g, state *s, uint32_t number)
+{
+    const epg_wire_geometry *geometry = &g->wire.geometry;
+    const epg__lane *lane = &g->lanes[number];
+    size_t columns = lane->ranks > lane->local_experts ? lane->ranks : lane->local_experts;
+    size_t choices = (size_t)geometry->max_tokens * geometry->topk, table = EPG_CUDA_WARPS * columns;
+    size_t bytes = (64 + choices + table) * sizeof(uint32_t); /* 64: `done` has a cache line of its own */
+    EPG_TRY(epg_memory_alloc(g->device, EPG_MEMORY_DEVICE, bytes, &s->blocks[number]));
+    g->local_bytes += bytes;
+    uint32_t *words = s->blocks[number];
+    s->lanes[number] = lane_for_kernels(lane, s);
+    s->lanes[number].done = words;
+    s->lanes[number].chosen = words + 64;
+    s->lanes[number].scratch = words + 64 + choices;
+    return EPG_OK;
+}
+
+static epg_status prepare(epg_group *g, state *s)
+{
+    epg__cuda_limits limits;
+    void *memory;
+    EPG_TRY(epg__cuda_get_limits(g->device, &limits));
+    s->shape = (epg__cuda_shape){limits.units, limits.compute >= 90};
+    EPG_TRY(epg__cuda_dispatch_prepare(g->device));
+    EPG_TRY(epg__cuda_combine_prepare(g->device));
+    EPG_TRY(epg__cuda_local_prepare(g->device));
+    EPG_TRY(epg_memory_alloc(g->device, EPG_MEMORY_MAPPED, sizeof(page), &memory));
+    s->page = memory;
+    EPG_TRY(epg_memory_alloc(g->device, EPG_MEMORY_DEVICE, g->wire.geometry.ranks * sizeof(void *), &memory));
+    s->peers = memory;
+    return epg_stream_create(g->device, EPG_STREAM_NONBLOCKING, &s->side);
+}
+
+static epg_status create(epg_group *g)
+{
+    state *s = epg__zalloc(1, sizeof *s, "a group's CUDA state");
+    if (!s)
+        return EPG_ERR_NO_MEMORY;
+    g->kernels_state = s;
+    EPG_TRY(prepare(g, s));
+    for (uint32_t l = 0; l < g->options.lanes; l++)
+        EPG_TRY(make_lane(g, s, l));
+    return EPG_OK;
+}
+
+static void destroy(epg_group *g)
+{
+    state *s = g->kernels_state;
+    if (!s)
+        return;
+    for (uint32_t l = 0; l < EPG_LANES_MAX; l++)
+        if (s->blocks[l])
+            epg_memory_free(g->device, EPG_MEMORY_DEVICE, s->blocks[l]);
+    if (s->side)
+        epg_stream_destroy(g->device, s->side);
+    if (s->peers)
+        epg_memory_free(g->device, EPG_MEMORY_DEVICE, s->peers);
+    if (s->page)
+        epg_memory_free(g->device, EPG_MEMORY_MAPPED, s->page);
+    free(s);
+}
+
+/* The region came zeroed: what is left is what is not zero. */
+static epg_status ready(epg_group *g)
+{
+    state *s = g->kernels_state;
+    char *own = own_region(g);
+    epg_wire_header header = {.version = EPG_WIRE_VERSION,
+                              .ranks = g->wire.geometry.ranks,
+                              .geometry_hash = epg__wire_hash(&g->wire.geometry),
+                              .incarnation = g->team->incarnation,
+                              .geometry = g->wire.geometry};
+    EPG_TRY(epg_memcpy(g->device, own, &header, sizeof header));
+    EPG_TRY(epg_memcpy(g->device, s->peers, g->peers, header.ranks * sizeof(void *)));
+    for (uint32_t l = 0; l < g->options.lanes; l++) {
+        epg_wire_lane lane = {.epoch = g->options.first_epoch};
+        EPG_TRY(epg_memcpy(g->device, epg__lane_at(&g->wire, own, l), &lane, sizeof lane));
+        EPG_TRY(epg_memcpy(g->device, lives_of(g, l), g->newest, header.ranks * sizeof(uint32_t)));
+        s->lanes[l].own = own;
+    }
+    return EPG_OK;
+}
+
+/* ---- operations ---- */
+
+static epg__cuda_params params_for(const epg_group *g, uint32_t lane)
+{
+    const state *s = g->kernels_state;
+    epg__cuda_params params = {.lane = s->lanes[lane]};
+    params.user.bucket = g->order[lane].bucket;
+    return params;
+}
+
+static epg_status check_rows(const char *what, const void *rows)
+{
+    if ((uintptr_t)rows % 16)
+        return epg__fail(EPG_ERR_INVALID, "%s is %p, not aligned to 16 bytes", what, rows);
+    return EPG_OK;
+}
+
+static epg_status dispatch_send(epg_group *g, const epg_dispatch_args *user, int is_void, epg_mode mode, epg_stream stream)
+{
+    const state *s = g->kernels_state;
+    epg__cuda_params params = params_for(g, user->lane);
+    (void)mode;
+    EPG_TRY(check_rows("rows", user->rows));
+    params.user = *user;
+    params.is_void = (uint32_t)is_void;
+    return epg__cuda_dispatch_send(g->device, stream, &s->shape, &params);
+}
+
+static epg_status dispatch_recv(epg_group *g, uint32_t lane, int is_void, epg_stream stream)
+{
+    const state *s = g->kernels_state;
+    epg__cuda_params params = params_for(g, lane);
+    params.is_void = (uint32_t)is_void;
+    return epg__cuda_dispatch_recv(g->device, stream, &s->shape, &params);
+}
+
+static epg_status combine_send(epg_group *g, uint32_t lane, int is_void, const void *expert_rows, epg_stream stream)
+{
+    const state *s = g->kernels_state;
+    epg__cuda_params params = params_for(g, lane);
+    EPG_TRY(check_rows("expert_rows", expert_rows));
+    params.is_void = (uint32_t)is_void;
+    params.expert_rows = expert_rows;
+    return epg__cuda_combine_send(g->device, stream, &s->shape, &params);
+}
+
+static epg_status combine_recv(epg_group *g, uint32_t lane, int is_void, void *out, epg_stream stream)
+{
+    const state *s = g->kernels_state;
+    epg__cuda_params params = params_for(g, lane);
+    EPG_TRY(check_rows("out", out));
+    params.is_void = (uint32_t)is_void;
+    params.out = out;
+    return epg__cuda_combine_recv(g->device, stream, &s->shape, &params);
+}
+
+/* The short way, for one rank in low-latency mode. */
+static epg_status dispatch(epg_group *g, const epg_dispatch_args *user, epg_mode mode, epg_stream stream)
+{
+    const state *s = g->kernels_state;
+    epg__cuda_params params = params_for(g, user->lane);
+    if (mode == EPG_MODE_LL && epg__cuda_local_dispatch_fits(&params.lane, user->bucket)) {
+        EPG_TRY(check_rows("rows", user->rows));
+        params.user = *user;
+        return epg__cuda_local_dispatch(g->device, stream, &s->shape, &params);
+    }
+    EPG_TRY(dispatch_send(g, user, 0, mode, stream));
+    return dispatch_recv(g, user->lane, 0, stream);
+}
+
+static epg_status combine(epg_group *g, uint32_t lane, const void *expert_rows, void *out, epg_stream stream)
+{
+    const state *s = g->kernels_state;
+    epg__cuda_params params = params_for(g, lane);
+    if (g->wire.geometry.ranks == 1 && g->order[lane].mode == EPG_MODE_LL) {
+        EPG_TRY(check_rows("expert_rows", expert_rows));
+        EPG_TRY(check_rows("out", out));
+        params.expert_rows = expert_rows;
+        params.out = out;
+        return epg__cuda_local_combine(g->device, stream, &s->shape, &params);
+    }
+    EPG_TRY(combine_send(g, lane, 0, expert_rows, stream));
+    return combine_recv(g, lane, 0, out, stream);
+}
+
+static epg_status rehearse(epg_group *g, int on, epg_stream stream)
+{
+    epg__cuda_params params = params_for(g, 0);
+    params.is_void = on != 0;
+    return epg__cuda_rehearse(g->device, stream, &params);
+}
+
+/* ---- what the host sees ---- */
+
+/* A copy that waits for no other work, whatever stream of the device is being captured. One thread at a time per group.
+ * One end is the page. */
+static epg_status side_copy(epg_group *g, void *to, const void *from, size_t bytes)
+{
+    const state *s = g->kernels_state;
+    epg_capture_mode mode = EPG_CAPTURE_RELAXED;
+    EPG_TRY(epg_capture_mode_exchange(g->device, &mode));
+    epg_status status = epg_memcpy_async(g->device, to, from, bytes, s->side);
+    if (status == EPG_OK)
+        status = epg_stream_synchronize(g->device, s->side);
+    epg_capture_mode_exchange(g->device, &mode);
+    return status;
+}
+
+static void abort_waits(epg_group *g)
+{
+    const state *s = g->kernels_state;
+    __atomic_store_n(&s->page->aborted, 1, __ATOMIC_RELEASE); /* partner: epg__look in wait_cuda.cuh */
+}
+
+static const epg_wire_record *record(const epg_group *g) { return &((const state *)g->kernels_state)->page->record; }
+
+static epg_status clear_record(epg_group *g)
+{
+    const state *s = g->kernels_state;
+    __atomic_store_n(&s->page->record.taken, 0, __ATOMIC_RELEASE);
+    s->page->word = 0;
+    return side_copy(g, &((epg_wire_header *)own_region(g))->record.taken, &s->page->word, sizeof(uint32_t));
+}
+
+static epg_status read_word(epg_group *g, const uint32_t *word, uint32_t *value)
+{
+    const state *s = g->kernels_state;
+    EPG_TRY(side_copy(g, &s->page->word, word, sizeof(uint32_t)));
+    *value = s->page->word;
+    return EPG_OK;
+}
+
+static epg_status alive(epg_group *g, uint32_t rank, int *answer)
+{
+    uint32_t mask, life;
+    int all = 1;
+    EPG_TRY(read_word(g, (uint32_t *)(own_region(g) + g->wire.mask) + rank, &mask));
+    for (uint32_t l = 0; l < g->options.lanes; l++) {
+        EPG_TRY(read_word(g, lives_of(g, l) + rank, &life));
+        all &= life >= mask;
+    }
+    *answer = all;
+    return EPG_OK;
+}
+
+/* A kernel, since others may be raising the word at once. */
+static epg_status give_up(epg_group *g, uint32_t rank, uint32_t incarnation)
+{
+    const state *s = g->kernels_state;
+    epg__cuda_params params = params_for(g, 0);
+    epg_capture_mode mode = EPG_CAPTURE_RELAXED;
+    params.is_void = rank;
+    params.parts = incarnation;
+    EPG_TRY(epg_capture_mode_exchange(g->device, &mode));
+    epg_status status = epg__cuda_give_up(g->device, s->side, &params);
+    if (status == EPG_OK)
+        status = epg_stream_synchronize(g->device, s->side);
+    epg_capture_mode_exchange(g->device, &mode);
+    return status;
+}
+
+static epg_status counters(epg_group *g, uint64_t value[EPG_COUNTERS])
+{
+    const state *s = g->kernels_state;
+    EPG_TRY(side_copy(g, s->page->counters, ((epg_wire_header *)own_region(g))->counters, sizeof s->page->counters));
+    for (int i = 0; i < EPG_COUNTERS; i++)
+        value[i] = s->page->counters[i];
+    return EPG_OK;
+}
+
+const epg__kernels epg__kernels_cuda = {
+    .create = create,
+    .ready = ready,
+    .destroy = destroy,
+    .dispatch_send = dispatch_send,
+    .dispatch_recv = dispatch_recv,
+    .combine_send = combine_send,
+    .combine_recv = combine_recv,
+    .dispatch = dispatch,
+    .combine = combine,
+    .rehearse = rehearse,
+    .abort = abort_waits,
+    .record = record,
+    .clear_record = clear_record,
+    .alive = alive,
+    .give_up = give_up,
+    .counters = counters,
+};

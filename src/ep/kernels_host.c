@@ -1,0 +1,162 @@
+/* A group's operations on the host device: each half is one launch of a kernel from dispatch_host.c or combine_host.c. */
+#include <string.h>
+#include "device/device_ops.h"
+#include "ep/group_state_int.h"
+#include "ep/kernels_int.h"
+#include "team/team_ops.h"
+
+static epg_wire_header *own_header(const epg_group *g) { return g->peers[epg_team_rank(g->team)]; }
+static epg__simulator *sim_of(const epg_group *g) { return g->device->simulator; }
+
+static epg_status create(epg_group *g)
+{
+    (void)g;
+    return EPG_OK;
+}
+
+static epg_status ready(epg_group *g)
+{
+    epg_wire_header *header = own_header(g);
+    memset(header, 0, g->wire.lanes);
+    header->version = EPG_WIRE_VERSION;
+    header->ranks = g->wire.geometry.ranks;
+    header->geometry_hash = epg__wire_hash(&g->wire.geometry);
+    header->geometry = g->wire.geometry;
+    header->incarnation = g->team->incarnation;
+    for (uint32_t l = 0; l < g->options.lanes; l++) {
+        char *lane = epg__lane_at(&g->wire, header, l);
+        memset(lane, 0, g->wire.marks);
+        ((epg_wire_lane *)lane)->epoch = g->options.first_epoch;
+        for (uint32_t r = 0; r < header->ranks; r++)
+            epg__lives_of(&g->lanes[l])[r] = g->newest[r];
+    }
+    return EPG_OK;
+}
+
+static void destroy(epg_group *g) { (void)g; }
+
+static epg_status launch(epg_group *g, epg_operation operation, void (*kernel)(const void *), const void *args,
+                         size_t bytes, epg_stream stream)
+{
+    return epg_host_launch(g->device, stream, kernel, args, bytes, epg__operation_name(operation));
+}
+
+static epg_status dispatch_send(epg_group *g, const epg_dispatch_args *user, int is_void, epg_mode mode, epg_stream stream)
+{
+    epg__dispatch_send_args args = {&g->lanes[user->lane], *user, is_void};
+    return launch(g, EPG_OP_DISPATCH_SEND,
+                  mode == EPG_MODE_LL ? epg__dispatch_send_ll_host : epg__dispatch_send_ht_host, &args, sizeof args, stream);
+}
+
+static epg_status half(epg_group *g, uint32_t lane, epg_operation operation, int is_void, const void *rows, void *out,
+                       epg_stream stream)
+{
+    int ll = g->order[lane].mode == EPG_MODE_LL;
+    epg__half_args args = {&g->lanes[lane], is_void, rows, out};
+    void (*kernel)(const void *) = epg__combine_recv_host;
+    if (operation == EPG_OP_DISPATCH_RECV)
+        kernel = ll ? epg__dispatch_recv_ll_host : epg__dispatch_recv_ht_host;
+    else if (operation == EPG_OP_COMBINE_SEND)
+        kernel = ll ? epg__combine_send_ll_host : epg__combine_send_ht_host;
+    return launch(g, operation, kernel, &args, sizeof args, stream);
+}
+
+static epg_status dispatch_recv(epg_group *g, uint32_t lane, int is_void, epg_stream stream)
+{
+    return half(g, lane, EPG_OP_DISPATCH_RECV, is_void, NULL, NULL, stream);
+}
+
+static epg_status combine_send(epg_group *g, uint32_t lane, int is_void, const void *expert_rows, epg_stream stream)
+{
+    return half(g, lane, EPG_OP_COMBINE_SEND, is_void, expert_rows, NULL, stream);
+}
+
+static epg_status combine_recv(epg_group *g, uint32_t lane, int is_void, void *out, epg_stream stream)
+{
+    return half(g, lane, EPG_OP_COMBINE_RECV, is_void, NULL, out, stream);
+}
+
+static epg_status dispatch(epg_group *g, const epg_dispatch_args *user, epg_mode mode, epg_stream stream)
+{
+    EPG_TRY(dispatch_send(g, user, 0, mode, stream));
+    return dispatch_recv(g, user->lane, 0, stream);
+}
+
+static epg_status combine(epg_group *g, uint32_t lane, const void *expert_rows, void *out, epg_stream stream)
+{
+    EPG_TRY(combine_send(g, lane, 0, expert_rows, stream));
+    return combine_recv(g, lane, 0, out, stream);
+}
+
+typedef struct rehearsal_args {
+    epg__simulator *sim;
+    uint32_t *word;
+    uint32_t on;
+} rehearsal_args;
+
+static void set_rehearsal(const void *raw)
+{
+    const rehearsal_args *args = raw;
+    epg__word_store(args->sim, args->word, args->on);
+}
+
+static epg_status rehearse(epg_group *g, int on, epg_stream stream)
+{
+    rehearsal_args args = {sim_of(g), &own_header(g)->rehearsal, on != 0};
+    return epg_host_launch(g->device, stream, set_rehearsal, &args, sizeof args, "rehearsal");
+}
+
+static void abort_waits(epg_group *g)
+{
+    epg__word_store(sim_of(g), &own_header(g)->aborted, 1); /* partner: look() in wait_host.c */
+    epg__doorbell_ring(sim_of(g), &own_header(g)->bell);
+}
+
+static const epg_wire_record *record(const epg_group *g) { return &own_header(g)->record; }
+
+static epg_status clear_record(epg_group *g)
+{
+    epg__word_store(sim_of(g), &own_header(g)->record.taken, 0);
+    return EPG_OK;
+}
+
+static epg_status alive(epg_group *g, uint32_t rank, int *answer)
+{
+    *answer = 1;
+    for (uint32_t l = 0; l < g->options.lanes; l++)
+        *answer &= epg__rank_alive(&g->lanes[l], rank);
+    return EPG_OK;
+}
+
+static epg_status give_up(epg_group *g, uint32_t rank, uint32_t incarnation)
+{
+    epg__give_up(&g->lanes[0], rank, incarnation);
+    epg__doorbell_ring(sim_of(g), &own_header(g)->bell);
+    return EPG_OK;
+}
+
+static epg_status counters(epg_group *g, uint64_t value[EPG_COUNTERS])
+{
+    for (int i = 0; i < EPG_COUNTERS; i++)
+        value[i] = __atomic_load_n(&own_header(g)->counters[i], __ATOMIC_RELAXED);
+    return EPG_OK;
+}
+
+const epg__kernels epg__kernels_host = {
+    .create = create,
+    .ready = ready,
+    .destroy = destroy,
+    .dispatch_send = dispatch_send,
+    .dispatch_recv = dispatch_recv,
+    .combine_send = combine_send,
+    .combine_recv = combine_recv,
+    .dispatch = dispatch,
+    .combine = combine,
+    .rehearse = rehearse,
+    .abort = abort_waits,
+    .record = record,
+    .clear_record = clear_record,
+    .alive = alive,
+    .give_up = give_up,
+    .counters = counters,
+};

@@ -1,0 +1,155 @@
+/* What the kernels of dispatch and combine share: addresses, rows in 16-byte pieces, sums with the host's bits,
+ * counters and the failure record.
+ *
+ * Sums: every multiplication and addition is rounded by itself (no fused multiply-add), in the host kernels' order. */
+#ifndef EPG_LANE_CUDA_INT_CUH
+#define EPG_LANE_CUDA_INT_CUH
+
+#include "device/cuda_order_int.cuh"
+#include "ep/lane_cuda_int.h"
+
+/* ---- a lane ---- */
+
+static __device__ inline epg_wire_header *epg__own_header(const epg__cuda_lane &l) { return (epg_wire_header *)l.own; }
+static __device__ inline char *epg__own_lane(const epg__cuda_lane &l) { return epg__lane_at(&l.wire, l.own, l.number); }
+static __device__ inline char *epg__peer_lane(const epg__cuda_lane &l, uint32_t peer)
+{
+    return epg__lane_at(&l.wire, l.peers[peer], l.number);
+}
+static __device__ inline uint32_t *epg__mask_of(const epg__cuda_lane &l, uint32_t rank)
+{
+    return (uint32_t *)((char *)l.peers[rank] + l.wire.mask);
+}
+/* [ranks] the life of each rank with which this lane exchanges. Only its own kernels write it. */
+static __device__ inline uint32_t *epg__lives_of(const epg__cuda_lane &l)
+{
+    return (uint32_t *)(l.own + l.wire.incarnation) + (size_t)l.number * l.ranks;
+}
+/* What is masked is a life of a rank, and that for ever. */
+static __device__ inline bool epg__rank_alive(const epg__cuda_lane &l, uint32_t rank)
+{
+    return epg__lives_of(l)[rank] >= epg__word_load(&epg__mask_of(l, l.rank)[rank]);
+}
+static __device__ inline void epg__give_up(const epg__cuda_lane &l, uint32_t rank, uint32_t incarnation)
+{
+    atomicMax_system(&epg__mask_of(l, l.rank)[rank], incarnation + 1);
+}
+
+static __device__ inline void epg__count(const epg__cuda_lane &l, int counter, uint64_t by)
+{
+    if (by)
+        atomicAdd((unsigned long long *)&epg__own_header(l)->counters[counter], (unsigned long long)by);
+}
+
+/* Keeps the first failure. Which one is first is settled in device memory (the record's own `taken`); the host reads
+ * the mapped copy. */
+static __device__ inline void epg__record_failure(const epg__cuda_lane &l, epg_status status, epg_operation operation,
+                                                  uint32_t peer, uint64_t expected, uint64_t seen)
+{
+    if (atomicCAS(&epg__own_header(l)->record.taken, 0u, 1u) != 0u)
+        return;
+    volatile epg_wire_record *record = l.record;
+    record->status = status;
+    record->operation = operation;
+    record->lane = l.number;
+    record->epoch = l.pair->epoch;
+    record->peer = peer;
+    record->expected = expected;
+    record->seen = seen;
+    record->time_ns = epg__now_ns();
+    epg__word_store(&l.record->taken, 2); /* partner: epg_group_check */
+}
+
+/* Stores this rank's signal of the open pair at `peer`. */
+static __device__ inline void epg__send_signal(const epg__cuda_lane &l, uint32_t epoch, uint32_t kind, uint32_t peer,
+                                               uint32_t count, bool is_void)
+{
+    epg__signal_store(epg__signal_at(&l.wire, epg__peer_lane(l, peer), kind, epoch & 1, l.rank),
+                      epg__signal_make(epoch, l.incarnation, count, is_void));
+}
+
+/* ---- rows ---- */
+
+typedef uint4 epg__piece; /* 16 bytes of a row */
+
+static __device__ inline uint32_t epg__pieces_of(const epg__cuda_lane &l) { return (uint32_t)(l.wire.row_bytes / 16); }
+
+/* The pieces [first, end) of a row that part `part` of `parts` works on. */
+typedef struct epg__span {
+    uint32_t first, end;
+} epg__span;
+static __device__ inline epg__span epg__part_of(uint32_t pieces, uint32_t part, uint32_t parts)
+{
+    uint32_t each = (pieces + parts - 1) / parts, first = part * each;
+    epg__span span = {first < pieces ? first : pieces, first + each < pieces ? first + each : pieces};
+    return span;
+}
+
+/* Source rank and slot of the i-th received row, in (source, slot) order. */
+static __device__ inline void epg__find_row(const epg__cuda_lane &l, uint32_t i, uint32_t *source, uint32_t *slot)
+{
+    uint32_t s = 0, count;
+    while (i >= (count = l.received[s])) {
+        i -= count;
+        s++;
+    }
+    *source = s;
+    *slot = i;
+}
+static __device__ inline uint32_t epg__received_rows(const epg__cuda_lane &l)
+{
+    uint32_t rows = 0;
+    for (uint32_t s = 0; s < l.ranks; s++)
+        rows += l.received[s];
+    return rows;
+}
+
+/* ---- sums ---- */
+
+static __device__ inline uint32_t epg__to_bf16(float value)
+{
+    uint32_t bits = __float_as_uint(value);
+    if ((bits & 0x7FFFFFFF) > 0x7F800000)
+        return bits >> 16 | 0x40; /* NaN: rounding could turn it into infinity */
+    return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+}
+
+/* The sums behind one piece of a row: 8 bf16 or 4 float32. */
+template <bool FLOAT32> struct epg__sums {
+    float value[FLOAT32 ? 4 : 8];
+
+    __device__ void clear(void)
+    {
+#pragma unroll
+        for (int i = 0; i < (FLOAT32 ? 4 : 8); i++)
+            value[i] = 0;
+    }
+    __device__ void add_one(int i, float x, float weight) { value[i] = __fadd_rn(value[i], __fmul_rn(weight, x)); }
+    __device__ void add(const epg__piece &piece, float weight)
+    {
+        const uint32_t word[4] = {piece.x, piece.y, piece.z, piece.w};
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if constexpr (FLOAT32) {
+                add_one(i, __uint_as_float(word[i]), weight);
+            } else {
+                add_one(2 * i, __uint_as_float(word[i] << 16), weight);
+                add_one(2 * i + 1, __uint_as_float(word[i] & 0xFFFF0000u), weight);
+            }
+        }
+    }
+    __device__ epg__piece rounded(void) const
+    {
+        uint32_t word[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if constexpr (FLOAT32)
+                word[i] = __float_as_uint(value[i]);
+            else
+                word[i] = epg__to_bf16(value[2 * i]) | epg__to_bf16(value[2 * i + 1]) << 16;
+        }
+        return make_uint4(word[0], word[1], word[2], word[3]);
+    }
+};
+
+#endif

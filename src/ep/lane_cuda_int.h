@@ -1,0 +1,99 @@
+/* What the CUDA kernels of a lane are given, for C and CUDA alike: the launchers' prototypes and their one parameter
+ * struct, which holds nothing that changes from pair to pair but the caller's addresses. */
+#ifndef EPG_LANE_CUDA_INT_H
+#define EPG_LANE_CUDA_INT_H
+
+#include "device/cuda_kernel_int.h"
+#include "ep/lane_state_int.h"
+#include "ep/wire.h"
+#include "epgraph/group.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The host's view of a lane (epg__lane) as its kernels see it: every pointer is device memory but record and aborted,
+ * which are mapped memory, so that the host reads the one and writes the other without touching a stream. */
+typedef struct epg__cuda_lane {
+    epg_wire_layout wire;
+    uint32_t number, rank, ranks, local_experts;
+    uint32_t incarnation;        /* of this rank; stamped into its signals */
+    uint32_t layout, row_align, rows_per_expert, row_capacity, fan;
+    uint64_t timeout_ns;
+    char *own;                   /* this rank's region */
+    void *const *peers;          /* [ranks] */
+    const int32_t *expert_map;
+    epg__pair_state *pair;
+    uint32_t *entering;          /* [1] entries in use */
+    epg__entry *entries;         /* [ranks] */
+    uint32_t *flags, *share_count;
+    epg__share *shares;
+    uint32_t *sent, *received, *returned, *place;
+    uint32_t *offsets, *counts, *total;
+    uint32_t *row_index, *row_source, *row_token;
+    float *row_weight;
+    char *expert_rows;
+    uint32_t *chosen;            /* [max_tokens][topk] physical expert of each choice, EPG_WIRE_NONE: none */
+    uint32_t *scratch;           /* [EPG_CUDA_WARPS][max(ranks, local experts)] */
+    uint32_t *done;              /* [1] blocks of a kernel that are through; 0 between kernels */
+    epg_wire_record *record;
+    const uint32_t *aborted;
+} epg__cuda_lane;
+
+/* Threads of the kernels that are one block. */
+#define EPG_CUDA_WARPS 32u
+#define EPG_CUDA_BLOCK (EPG_CUDA_WARPS * 32u)
+
+/* One struct for all kernels; each reads what it needs. */
+typedef struct epg__cuda_params {
+    epg__cuda_lane lane;
+    epg_dispatch_args user;      /* dispatch send; bucket: of the open pair, for all */
+    uint32_t is_void;
+    uint32_t parts;              /* a row is worked on in so many pieces, by different blocks */
+    uint32_t shared_words;       /* of dynamic shared memory */
+    const void *expert_rows;     /* combine send */
+    void *out;                   /* combine recv */
+} epg__cuda_params;
+
+/* What a device offers, read once per group. */
+typedef struct epg__cuda_shape {
+    uint32_t units;
+    int dependent;               /* kernels may be launched before the one ahead has ended */
+} epg__cuda_shape;
+
+/* The launchers. Each enqueues one half (or, the pair of them, both halves); none allocates or synchronises. */
+epg_status epg__cuda_dispatch_send(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
+                                   epg__cuda_params *params);
+epg_status epg__cuda_dispatch_recv(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
+                                   epg__cuda_params *params);
+epg_status epg__cuda_combine_send(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
+                                  epg__cuda_params *params);
+epg_status epg__cuda_combine_recv(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
+                                  epg__cuda_params *params);
+
+/* Both halves in one kernel, for a team of one rank; fits says whether the shapes allow it. */
+int epg__cuda_local_dispatch_fits(const epg__cuda_lane *lane, uint32_t bucket);
+epg_status epg__cuda_local_dispatch(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
+                                    epg__cuda_params *params);
+epg_status epg__cuda_local_combine(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
+                                   epg__cuda_params *params);
+
+/* Switches the rehearsal word (of params->lane) to params->is_void. */
+epg_status epg__cuda_rehearse(epg_device *device, epg_stream stream, epg__cuda_params *params);
+
+/* Gives up life params->parts, and those before, of rank params->is_void. */
+epg_status epg__cuda_give_up(epg_device *device, epg_stream stream, epg__cuda_params *params);
+
+/* For a kernel whose blocks each take a row, or a part of one, at a time. */
+epg_status epg__cuda_launch_rows(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
+                                 const void *kernel, const char *name, uint64_t rows, epg__cuda_params *params);
+
+/* Loads every kernel, so that no first launch does. At creation. */
+epg_status epg__cuda_dispatch_prepare(epg_device *device);
+epg_status epg__cuda_combine_prepare(epg_device *device);
+epg_status epg__cuda_local_prepare(epg_device *device);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
