@@ -146,7 +146,10 @@ epg_status epg__capture_check_event(epg__host_device *device, epg_event event, b
     if (!event->capture_id)
         return EPG_OK;
     epg__host_capture *capture = capture_find(device, event->capture_id);
-    if (capture && kills)
+    if (!capture && kills)
+        return epg__fail(EPG_ERR_INVALID, "%s on an event last recorded in capture %llu, which has ended", what,
+                         (unsigned long long)event->capture_id);
+    if (kills)
         invalidate(capture, what);
     return epg__fail(EPG_ERR_CAPTURED_EVENT, "%s on an event last recorded in capture %llu", what,
                      (unsigned long long)event->capture_id);

@@ -401,7 +401,7 @@ static void an_event_of_an_ended_capture_is_no_dependency(void **state)
     world w = {.mode = EPG_CAPTURE_GLOBAL};
     world_open(&w, *state);
     IS(finish(&w), 1);
-    IS(epg_event_query(w.d, w.captured), EPG_ERR_CAPTURED_EVENT);
+    IS(epg_event_query(w.d, w.captured), EPG_ERR_INVALID);
     IS(epg_stream_wait_event(w.d, w.blocking, w.captured), EPG_ERR_INVALID);
     OK(epg_capture_begin(w.d, w.cap, w.mode));
     IS(epg_stream_wait_event(w.d, w.cap, w.captured), EPG_ERR_CAPTURE_ISOLATION);
