@@ -146,9 +146,9 @@ epg_status epg__capture_check_event(epg__host_device *device, epg_event event, b
     if (!event->capture_id)
         return EPG_OK;
     epg__host_capture *capture = capture_find(device, event->capture_id);
-    if (!capture && kills)
-        return epg__fail(EPG_ERR_INVALID, "%s on an event last recorded in capture %llu, which has ended", what,
-                         (unsigned long long)event->capture_id);
+    if (!capture || capture->spoiler)
+        return epg__fail(EPG_ERR_INVALID, "%s on an event last recorded in capture %llu, which %s", what,
+                         (unsigned long long)event->capture_id, capture ? "is invalidated" : "has ended");
     if (kills)
         invalidate(capture, what);
     return epg__fail(EPG_ERR_CAPTURED_EVENT, "%s on an event last recorded in capture %llu", what,
@@ -266,7 +266,7 @@ static epg_status wait_captured(epg_stream stream, epg_event event)
     EPG_TRY(epg__capture_check_work(stream, what));
     if (!from && to) {
         invalidate(to, what);
-        return epg__fail(EPG_ERR_CAPTURE_ISOLATION, "%s: the event is from capture %llu, which has ended", what, id);
+        return epg__fail(EPG_ERR_INVALID, "%s: the event is from capture %llu, which has ended", what, id);
     }
     if (!from)
         return epg__fail(EPG_ERR_INVALID, "%s: the event is from capture %llu, which has ended", what, id);

@@ -318,6 +318,8 @@ static void an_invalidated_capture_answers_901_and_names_the_cause(void **state)
     IS(tick(w.d, w.cap), EPG_ERR_CAPTURE_INVALIDATED);
     if (test_device_kind() == EPG_DEVICE_HOST)
         assert_non_null(strstr(epg_message(), "epg_stream_query"));
+    IS(epg_event_query(w.d, w.captured), EPG_ERR_INVALID);
+    IS(epg_event_synchronize(w.d, w.captured), EPG_ERR_INVALID);
     IS(epg_event_record(w.d, w.captured, w.cap), EPG_ERR_CAPTURE_INVALIDATED);
     IS(epg_stream_wait_event(w.d, w.blocking, w.captured), EPG_ERR_INVALID);
     IS(epg_stream_query(w.d, w.cap), EPG_ERR_CAPTURE_UNSUPPORTED); /* a look at it is refused as before */
@@ -402,9 +404,12 @@ static void an_event_of_an_ended_capture_is_no_dependency(void **state)
     world_open(&w, *state);
     IS(finish(&w), 1);
     IS(epg_event_query(w.d, w.captured), EPG_ERR_INVALID);
+    IS(epg_event_synchronize(w.d, w.captured), EPG_ERR_INVALID);
+    IS(c_captured_elapsed(&w), EPG_ERR_INVALID);
     IS(epg_stream_wait_event(w.d, w.blocking, w.captured), EPG_ERR_INVALID);
+    IS(epg_stream_wait_event(w.d, NULL, w.captured), EPG_ERR_INVALID);
     OK(epg_capture_begin(w.d, w.cap, w.mode));
-    IS(epg_stream_wait_event(w.d, w.cap, w.captured), EPG_ERR_CAPTURE_ISOLATION);
+    IS(epg_stream_wait_event(w.d, w.cap, w.captured), EPG_ERR_INVALID);
     IS(finish(&w), -(long)EPG_ERR_CAPTURE_INVALIDATED);
     OK(epg_event_record(w.d, w.captured, w.blocking)); /* recorded outside again: an ordinary event */
     OK(epg_event_synchronize(w.d, w.captured));
