@@ -22,11 +22,17 @@ static __device__ inline uint64_t epg__signal_load(const uint64_t *word)
     return value;
 }
 
-/* Words that carry no data behind them: masks, token counts, the abort word. */
+/* A signal whose one reader comes later in this kernel's own stream: the kernel's end is the release. */
+static __device__ inline void epg__signal_leave(uint64_t *word, uint64_t value)
+{
+    asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
+}
+
+/* Words that carry no data behind them: masks, the abort word. Unordered. */
 static __device__ inline uint32_t epg__word_load(const uint32_t *word)
 {
     uint32_t value;
-    asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
+    asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
     return value;
 }
 static __device__ inline void epg__word_store(uint32_t *word, uint32_t value)
@@ -34,22 +40,19 @@ static __device__ inline void epg__word_store(uint32_t *word, uint32_t value)
     asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
 }
 
-/* Orders what this thread stored, and what it saw other threads of its block store, before what it does next; at every
- * rank. */
-static __device__ inline void epg__fence_system(void) { __threadfence_system(); }
-
 /* True in every thread of the last of `blocks` blocks that get here; what all of them stored is visible to it, and what
- * it stores next with release comes after that at every rank. Leaves *done at 0 for the next kernel of the lane. */
+ * it stores next with release comes after that at every rank: each block's fence and count order its stores before the
+ * last block on this device, and the last block's release is cumulative. Leaves *done at 0 for the next kernel. */
 static __device__ inline bool epg__block_done(uint32_t *done, uint32_t blocks)
 {
     __shared__ uint32_t is_last;
     __syncthreads();
     if (threadIdx.x == 0) {
-        epg__fence_system();
+        __threadfence();
         is_last = atomicAdd(done, 1) == blocks - 1;
         if (is_last) {
             *done = 0;
-            epg__fence_system();
+            __threadfence_system();
         }
     }
     __syncthreads();

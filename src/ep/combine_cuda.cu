@@ -8,27 +8,42 @@
 #include "ep/lane_cuda_int.cuh"
 #include "ep/wait_cuda.cuh"
 
-enum { GATHER = 8 }; /* rows whose pieces are in flight at once */
-
-/* Adds up to any number of rows, in order, and stores the rounded sum. rows[k] NULL: left out. */
-template <bool FLOAT32>
-static __device__ void sum_rows(const char *const *rows, const float *weights, uint32_t count, epg__piece *out, epg__span span)
+/* One warp: adds the rows of lanes 0 .. count - 1 in order, each times its lane's weight, and stores the rounded sum. NULL
+ * rows are left out. GATHER rows and PIECES of each are under way at once. */
+template <bool FLOAT32, int GATHER, int PIECES>
+static __device__ void sum_rows(char *row, float weight, uint32_t count, epg__piece *out, epg__span span)
 {
-    for (uint32_t at = span.first + threadIdx.x; at < span.end; at += blockDim.x) {
-        epg__sums<FLOAT32> sums;
-        sums.clear();
+    for (uint32_t at = span.first + epg__lane_id(); at - epg__lane_id() < span.end; at += PIECES * 32) {
+        epg__sums<FLOAT32> sums[PIECES];
+#pragma unroll
+        for (int u = 0; u < PIECES; u++)
+            sums[u].clear();
         for (uint32_t k = 0; k < count; k += GATHER) {
-            epg__piece piece[GATHER];
+            epg__piece piece[GATHER][PIECES];
+            const epg__piece *from[GATHER];
 #pragma unroll
-            for (uint32_t j = 0; j < GATHER; j++)
-                if (k + j < count && rows[k + j])
-                    piece[j] = ((const epg__piece *)rows[k + j])[at];
+            for (int j = 0; j < GATHER; j++) {
+                from[j] = (const epg__piece *)epg__pointer_of(row, (k + j) & 31);
+                if (k + j >= count)
+                    from[j] = NULL;
 #pragma unroll
-            for (uint32_t j = 0; j < GATHER; j++)
-                if (k + j < count && rows[k + j])
-                    sums.add(piece[j], weights ? weights[k + j] : 1.0f);
+                for (int u = 0; u < PIECES; u++)
+                    if (from[j] && at + u * 32 < span.end)
+                        piece[j][u] = from[j][at + u * 32];
+            }
+#pragma unroll
+            for (int j = 0; j < GATHER; j++) {
+                float by = __shfl_sync(0xFFFFFFFFu, weight, (k + j) & 31);
+#pragma unroll
+                for (int u = 0; u < PIECES; u++)
+                    if (from[j] && at + u * 32 < span.end)
+                        sums[u].add(piece[j][u], by);
+            }
         }
-        out[at] = sums.rounded();
+#pragma unroll
+        for (int u = 0; u < PIECES; u++)
+            if (at + u * 32 < span.end)
+                out[at + u * 32] = sums[u].rounded();
     }
 }
 
@@ -37,42 +52,35 @@ static __device__ void sum_rows(const char *const *rows, const float *weights, u
 template <bool FLOAT32>
 static __global__ void __launch_bounds__(256) return_rows(const __grid_constant__ epg__cuda_params p)
 {
-    __shared__ const char *rows[EPG_TOPK_MAX];
-    __shared__ float weights[EPG_TOPK_MAX];
     const epg__cuda_lane &l = p.lane;
-    uint32_t topk = l.wire.geometry.topk, slots = l.wire.geometry.slots;
+    uint32_t topk = l.wire.geometry.topk, slots = l.wire.geometry.slots, lane = epg__lane_id();
 
     epg__await_earlier_kernels();
     epg__admit_next_kernel();
     epg__pair_state pair = *l.pair;
+    uint32_t items = p.is_void ? 0 : epg__received_rows(l) * p.parts;
     if (pair.rehearsed)
         return;
-    uint32_t items = p.is_void ? 0 : epg__received_rows(l) * p.parts;
-    for (uint32_t item = blockIdx.x; item < items; item += gridDim.x) {
-        uint32_t source, slot, part = item % p.parts;
+    for (uint32_t item = epg__first_item(); item < items; item += epg__item_stride()) {
+        uint32_t source, slot, part = item % p.parts, at = EPG_WIRE_NONE;
+        float weight = 0;
         epg__find_row(l, item / p.parts, &source, &slot);
-        if (!epg__rank_alive(l, source)) /* the same in all threads but where it is masked right now: then it is lost */
-            source = EPG_WIRE_NONE;
-        if (__syncthreads_or(source == EPG_WIRE_NONE))
-            continue;
         epg_wire_meta *meta = epg__meta_at(&l.wire, epg__own_lane(l), epg__slot_index(&l.wire, pair.epoch & 1, source, slot));
         uint32_t count = meta->count;
+        if (lane < topk) {
+            at = l.place[((size_t)source * slots + slot) * topk + lane];
+            weight = epg__routes_of(meta)[lane].weight;
+        }
+        if (__any_sync(0xFFFFFFFFu, !epg__rank_alive(l, source)))
+            continue;
         char *there = epg__peer_lane(l, source);
         size_t index = epg__slot_index(&l.wire, pair.epoch & 1, l.rank, slot);
-        if (threadIdx.x < 32) {
-            uint32_t at = threadIdx.x < count ? l.place[((size_t)source * slots + slot) * topk + threadIdx.x] : 0;
-            if (threadIdx.x < count) {
-                rows[threadIdx.x] = at == EPG_WIRE_NONE ? NULL : (const char *)p.expert_rows + (size_t)at * l.wire.row_bytes;
-                weights[threadIdx.x] = epg__routes_of(meta)[threadIdx.x].weight;
-            }
-            bool missing = __any_sync(0xFFFFFFFFu, at == EPG_WIRE_NONE);
-            if (part == 0 && threadIdx.x == 0)
-                *epg__mark_at(&l.wire, there, index) = missing;
-        }
-        __syncthreads();
-        sum_rows<FLOAT32>(rows, weights, count, (epg__piece *)epg__return_at(&l.wire, there, index),
-                          epg__part_of(epg__pieces_of(l), part, p.parts));
-        __syncthreads();
+        bool missing = __any_sync(0xFFFFFFFFu, lane < count && at == EPG_WIRE_NONE);
+        if (part == 0 && lane == 0)
+            *epg__mark_at(&l.wire, there, index) = missing;
+        char *row = lane < count && at != EPG_WIRE_NONE ? (char *)p.expert_rows + (size_t)at * l.wire.row_bytes : NULL;
+        sum_rows<FLOAT32, 2, 4>(row, weight, count, (epg__piece *)epg__return_at(&l.wire, there, index),
+                                epg__part_of(epg__pieces_of(l), part, p.parts));
     }
     if (!epg__block_done(l.done, gridDim.x))
         return;
@@ -99,35 +107,36 @@ static __global__ void __launch_bounds__(EPG_CUDA_BLOCK) await_returns(const __g
 template <bool FLOAT32>
 static __global__ void __launch_bounds__(256) collect_rows(const __grid_constant__ epg__cuda_params p)
 {
-    __shared__ const char *rows[EPG_TOPK_MAX];
     const epg__cuda_lane &l = p.lane;
+    uint32_t lane = epg__lane_id();
 
     epg__await_earlier_kernels();
     epg__admit_next_kernel();
     epg__pair_state pair = *l.pair;
     if (pair.rehearsed)
         return;
-    for (uint32_t item = blockIdx.x; item < pair.tokens * p.parts; item += gridDim.x) {
+    for (uint32_t item = epg__first_item(); item < pair.tokens * p.parts; item += epg__item_stride()) {
         uint32_t token = item / p.parts, part = item % p.parts, count = l.share_count[token];
-        if (threadIdx.x < 32) {
-            bool missing = false;
-            if (threadIdx.x < count) {
-                epg__share share = l.shares[(size_t)token * l.fan + threadIdx.x];
-                missing = share.slot == EPG_WIRE_NONE || !l.returned[share.rank];
-                size_t index = missing ? 0 : epg__slot_index(&l.wire, pair.epoch & 1, share.rank, share.slot);
-                rows[threadIdx.x] = missing ? NULL : epg__return_at(&l.wire, epg__own_lane(l), index);
-                missing = missing || *epg__mark_at(&l.wire, epg__own_lane(l), index);
-            }
-            missing = __any_sync(0xFFFFFFFFu, missing);
-            if (part == 0 && threadIdx.x == 0) {
-                l.flags[token] = missing;
-                epg__count(l, EPG_COUNT_FLAGGED, missing);
+        epg__share share = {0, EPG_WIRE_NONE};
+        char *row = NULL;
+        bool missing = false;
+        if (lane < l.fan)
+            share = l.shares[(size_t)token * l.fan + lane];
+        if (lane < count) {
+            missing = share.slot == EPG_WIRE_NONE || !l.returned[share.rank];
+            if (!missing) {
+                size_t index = epg__slot_index(&l.wire, pair.epoch & 1, share.rank, share.slot);
+                row = epg__return_at(&l.wire, epg__own_lane(l), index);
+                missing = part == 0 && *epg__mark_at(&l.wire, epg__own_lane(l), index);
             }
         }
-        __syncthreads();
-        sum_rows<FLOAT32>(rows, NULL, count, (epg__piece *)((char *)p.out + (size_t)token * l.wire.row_bytes),
-                          epg__part_of(epg__pieces_of(l), part, p.parts));
-        __syncthreads();
+        missing = __any_sync(0xFFFFFFFFu, missing);
+        if (part == 0 && lane == 0) {
+            l.flags[token] = missing;
+            epg__count(l, EPG_COUNT_FLAGGED, missing);
+        }
+        sum_rows<FLOAT32, 4, 2>(row, 1.0f, count, (epg__piece *)((char *)p.out + (size_t)token * l.wire.row_bytes),
+                                epg__part_of(epg__pieces_of(l), part, p.parts));
     }
 }
 

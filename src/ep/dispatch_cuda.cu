@@ -51,7 +51,7 @@ static __device__ bool open_pair(const epg__cuda_params &p, uint32_t *tokens)
 {
     const epg__cuda_lane &l = p.lane;
     epg_wire_lane *own = (epg_wire_lane *)epg__own_lane(l);
-    uint32_t asked = p.is_void ? 0 : p.user.tokens ? epg__word_load(p.user.tokens) : p.user.bucket;
+    uint32_t asked = p.is_void ? 0 : p.user.tokens ? *p.user.tokens : p.user.bucket;
     uint32_t kept = asked < p.user.bucket ? asked : p.user.bucket;
     if (is_rehearsed(l)) {
         l.pair->tokens = 0;
@@ -90,38 +90,69 @@ typedef struct route_totals {
     unsigned long long bad_ids, dropped, first_bad; /* first_bad: index of the first bad choice in token order */
 } route_totals;
 
-/* Validates a token's choices and lists its ranks, ascending. An expert chosen again is bad. One thread. */
+/* Puts a rank into a token's ascending list, once. */
+static __device__ uint32_t insert_rank(epg__share *shares, uint32_t count, uint32_t rank)
+{
+    uint32_t at = count;
+    while (at > 0 && shares[at - 1].rank > rank)
+        at--;
+    if (at > 0 && shares[at - 1].rank == rank)
+        return count;
+    for (uint32_t i = count; i > at; i--)
+        shares[i].rank = shares[i - 1].rank;
+    shares[at].rank = rank;
+    return count + 1;
+}
+
+/* Validates a token's choices and lists its ranks, ascending. An expert chosen again is bad. One thread. Ids are read
+ * and mapped eight at a time. */
 static __device__ void choose(const epg__cuda_params &p, uint32_t token, route_totals *totals)
 {
+    enum { BATCH = 8 };
     const epg__cuda_lane &l = p.lane;
     uint32_t topk = l.wire.geometry.topk, count = 0;
     uint32_t *chosen = l.chosen + (size_t)token * topk;
     epg__share *shares = l.shares + (size_t)token * l.fan;
-    for (uint32_t k = 0; k < topk; k++) {
-        bool bad;
-        uint32_t expert = expert_of(l, id_at(p.user, (size_t)token * topk + k), &bad);
-        for (uint32_t before = 0; before < k && expert != EPG_WIRE_NONE; before++)
-            if (chosen[before] == expert) {
-                bad = true;
-                expert = EPG_WIRE_NONE;
-            }
-        if (bad) {
-            atomicAdd(&totals->bad_ids, 1);
-            atomicMin(&totals->first_bad, (unsigned long long)token * topk + k);
+    unsigned long long set = 0; /* of ranks; where there are more than 64, the list is sorted as it grows */
+    for (uint32_t first = 0; first < topk; first += BATCH) {
+        uint32_t expert[BATCH];
+        bool bad[BATCH];
+#pragma unroll
+        for (int j = 0; j < BATCH; j++) {
+            expert[j] = EPG_WIRE_NONE;
+            bad[j] = false;
+            if (first + j < topk)
+                expert[j] = expert_of(l, id_at(p.user, (size_t)token * topk + first + j), &bad[j]);
         }
-        chosen[k] = expert;
-        if (expert == EPG_WIRE_NONE)
-            continue;
-        uint32_t rank = expert / l.local_experts, at = count;
-        while (at > 0 && shares[at - 1].rank > rank)
-            at--;
-        if (at > 0 && shares[at - 1].rank == rank)
-            continue;
-        for (uint32_t i = count; i > at; i--)
-            shares[i].rank = shares[i - 1].rank;
-        shares[at].rank = rank;
-        count++;
+#pragma unroll
+        for (int j = 0; j < BATCH; j++) {
+            if (first + j >= topk)
+                continue;
+            bool again = false;
+            for (uint32_t before = 0; before < first; before++)
+                again = again || chosen[before] == expert[j];
+#pragma unroll
+            for (int before = 0; before < j; before++)
+                again = again || expert[before] == expert[j];
+            if (again && expert[j] != EPG_WIRE_NONE) {
+                bad[j] = true;
+                expert[j] = EPG_WIRE_NONE;
+            }
+            if (bad[j]) {
+                atomicAdd(&totals->bad_ids, 1);
+                atomicMin(&totals->first_bad, (unsigned long long)token * topk + first + j);
+            }
+            chosen[first + j] = expert[j];
+            if (expert[j] == EPG_WIRE_NONE)
+                continue;
+            if (l.ranks <= 64)
+                set |= 1ull << (expert[j] / l.local_experts);
+            else
+                count = insert_rank(shares, count, expert[j] / l.local_experts);
+        }
     }
+    for (; set; set &= set - 1)
+        shares[count++].rank = (uint32_t)__ffsll((long long)set) - 1;
     l.share_count[token] = count;
 }
 
@@ -227,76 +258,80 @@ static __global__ void __launch_bounds__(EPG_CUDA_BLOCK) route(const __grid_cons
 
 /* ---- send_rows ---- */
 
-/* One warp: where share i of the token goes, and its meta. */
-static __device__ char *send_meta(const epg__cuda_params &p, uint32_t token, epg__share share, uint32_t epoch, bool write)
+/* One warp: where a share of the token goes, and its meta. `expert` is the token's choice number lane. */
+static __device__ void send_meta(const epg__cuda_params &p, uint32_t token, epg__share share, uint32_t epoch,
+                                 uint32_t expert, float weight)
 {
     const epg__cuda_lane &l = p.lane;
-    uint32_t topk = l.wire.geometry.topk, lane = threadIdx.x & 31;
-    if (share.slot == EPG_WIRE_NONE)
-        return NULL;
-    char *there = epg__peer_lane(l, share.rank);
+    uint32_t lane = epg__lane_id();
+    bool mine = expert != EPG_WIRE_NONE && expert / l.local_experts == share.rank;
+    uint32_t votes = __ballot_sync(0xFFFFFFFFu, mine);
     size_t index = epg__slot_index(&l.wire, epoch & 1, l.rank, share.slot);
-    if (write) {
-        size_t at = (size_t)token * topk + lane;
-        uint32_t expert = lane < topk ? l.chosen[at] : EPG_WIRE_NONE;
-        bool mine = expert != EPG_WIRE_NONE && expert / l.local_experts == share.rank;
-        uint32_t votes = __ballot_sync(0xFFFFFFFFu, mine);
-        epg_wire_meta *meta = epg__meta_at(&l.wire, there, index);
-        if (mine) {
-            epg_wire_route r = {expert % l.local_experts, p.user.topk_weights ? p.user.topk_weights[at] : 1.0f};
-            epg__routes_of(meta)[__popc(votes & ((1u << lane) - 1))] = r;
-        }
-        if (lane == 0) {
-            epg_wire_meta head = {token, (uint32_t)__popc(votes)};
-            *meta = head;
-        }
+    epg_wire_meta *meta = epg__meta_at(&l.wire, epg__peer_lane(l, share.rank), index);
+    if (mine) {
+        epg_wire_route r = {expert % l.local_experts, weight};
+        epg__routes_of(meta)[__popc(votes & ((1u << lane) - 1))] = r;
     }
-    return epg__row_at(&l.wire, there, index);
+    if (lane == 0) {
+        epg_wire_meta head = {token, (uint32_t)__popc(votes)};
+        *meta = head;
+    }
 }
 
-/* Copies one row to `count` places, NULL ones left out, four pieces per thread at a time. */
-static __device__ void copy_row(const epg__piece *from, char *const *to, uint32_t count, epg__span span)
+/* One warp: copies a row to the places of lanes 0 .. count - 1, NULL ones left out. */
+static __device__ void copy_row(const epg__piece *from, char *to, uint32_t count, epg__span span)
 {
-    for (uint32_t at = span.first + threadIdx.x; at < span.end; at += 4 * blockDim.x) {
-        epg__piece piece[4];
+    enum { BATCH = 7 };
+    for (uint32_t at = span.first + epg__lane_id(); at - epg__lane_id() < span.end; at += BATCH * 32) {
+        epg__piece piece[BATCH];
 #pragma unroll
-        for (int u = 0; u < 4; u++)
-            if (at + u * blockDim.x < span.end)
-                piece[u] = from[at + u * blockDim.x];
+        for (int u = 0; u < BATCH; u++)
+            if (at + u * 32 < span.end)
+                piece[u] = from[at + u * 32];
         for (uint32_t i = 0; i < count; i++) {
-            epg__piece *row = (epg__piece *)to[i];
+            epg__piece *row = (epg__piece *)epg__pointer_of(to, i);
             if (!row)
                 continue;
 #pragma unroll
-            for (int u = 0; u < 4; u++)
-                if (at + u * blockDim.x < span.end)
-                    row[at + u * blockDim.x] = piece[u];
+            for (int u = 0; u < BATCH; u++)
+                if (at + u * 32 < span.end)
+                    row[at + u * 32] = piece[u];
         }
     }
 }
 
 static __global__ void __launch_bounds__(256) send_rows(const __grid_constant__ epg__cuda_params p)
 {
-    __shared__ char *to[EPG_TOPK_MAX];
     const epg__cuda_lane &l = p.lane;
-    uint32_t warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    uint32_t lane = epg__lane_id(), topk = l.wire.geometry.topk;
 
     epg__await_earlier_kernels();
     epg__admit_next_kernel();
     epg__pair_state pair = *l.pair;
     if (pair.rehearsed)
         return;
-    for (uint32_t item = blockIdx.x; item < pair.tokens * p.parts; item += gridDim.x) {
-        uint32_t token = item / p.parts, part = item % p.parts, count = l.share_count[token];
-        for (uint32_t i = warp; i < count; i += warps) {
-            char *row = send_meta(p, token, l.shares[(size_t)token * l.fan + i], pair.epoch, part == 0);
-            if ((threadIdx.x & 31) == 0)
-                to[i] = row;
+    for (uint32_t item = epg__first_item(); item < pair.tokens * p.parts; item += epg__item_stride()) {
+        uint32_t token = item / p.parts, part = item % p.parts, count = l.share_count[token], expert = EPG_WIRE_NONE;
+        epg__share share = {0, EPG_WIRE_NONE};
+        float weight = 1;
+        if (lane < l.fan)
+            share = l.shares[(size_t)token * l.fan + lane];
+        if (part == 0 && lane < topk) {
+            expert = l.chosen[(size_t)token * topk + lane];
+            if (p.user.topk_weights)
+                weight = p.user.topk_weights[(size_t)token * topk + lane];
         }
-        __syncthreads();
+        char *to = NULL;
+        if (lane < count && share.slot != EPG_WIRE_NONE)
+            to = epg__row_at(&l.wire, epg__peer_lane(l, share.rank),
+                             epg__slot_index(&l.wire, pair.epoch & 1, l.rank, share.slot));
+        for (uint32_t i = 0; part == 0 && i < count; i++) {
+            epg__share there = {__shfl_sync(0xFFFFFFFFu, share.rank, i), __shfl_sync(0xFFFFFFFFu, share.slot, i)};
+            if (there.slot != EPG_WIRE_NONE)
+                send_meta(p, token, there, pair.epoch, expert, weight);
+        }
         copy_row((const epg__piece *)((const char *)p.user.rows + (size_t)token * l.wire.row_bytes), to, count,
                  epg__part_of(epg__pieces_of(l), part, p.parts));
-        __syncthreads();
     }
     if (!epg__block_done(l.done, gridDim.x))
         return;
@@ -307,44 +342,53 @@ static __global__ void __launch_bounds__(256) send_rows(const __grid_constant__ 
 
 /* ---- place ---- */
 
-/* Walks this warp's share of the received rows, eight at a time, a lane per route. Counts into cursor[expert], or, with
- * `assign`, gives positions. */
+/* Walks this warp's share of the received rows. A row takes as many lanes as topk, rounded up to a power of two, a lane
+ * per route; what does not fill a warp leaves room for the rows after it, and several such steps are under way at once.
+ * Counts into cursor[expert], or, with `assign`, gives positions: lanes of one expert are in the order of their rows,
+ * since a row names an expert once. */
 static __device__ void walk_rows(const epg__cuda_lane &l, uint32_t epoch, uint32_t first, uint32_t end, uint32_t *cursor,
                                  bool assign)
 {
-    enum { BATCH = 8 };
-    uint32_t lane = threadIdx.x & 31, topk = l.wire.geometry.topk, source = 0, slot = 0;
-    if (first < end)
-        epg__find_row(l, first, &source, &slot);
-    for (uint32_t row = first; row < end; row += BATCH) {
-        epg_wire_meta head[BATCH];
-        epg_wire_route route[BATCH];
-        uint32_t from[BATCH], index[BATCH];
+    enum { STEPS = 4 };
+    uint32_t lane = epg__lane_id(), topk = l.wire.geometry.topk, source = 0, slot = 0;
+    uint32_t width = topk > 1 ? 1u << (32 - __clz(topk - 1)) : 1, k = lane & (width - 1), rows = 32 / width;
+    uint32_t bank_rows = (epoch & 1) * l.ranks * l.wire.geometry.slots, row = first + lane / width;
+    if (row < end)
+        epg__find_row(l, row, &source, &slot);
+    uint32_t limit = l.received[source];
+    while (row - lane / width < end) {
+        epg_wire_meta head[STEPS];
+        epg_wire_route route[STEPS];
+        uint32_t from[STEPS], index[STEPS];
 #pragma unroll
-        for (int b = 0; b < BATCH; b++) {
+        for (int b = 0; b < STEPS; b++, row += rows, slot += rows) {
             head[b].count = 0;
-            if (row + b >= end)
+            if (row >= end)
                 continue;
-            while (slot == l.received[source]) {
-                source++;
-                slot = 0;
+            while (slot >= limit) {
+                slot -= limit;
+                limit = l.received[++source];
             }
-            index[b] = (uint32_t)epg__slot_index(&l.wire, epoch & 1, source, slot++);
             from[b] = source;
+            index[b] = bank_rows + source * l.wire.geometry.slots + slot;
             epg_wire_meta *meta = epg__meta_at(&l.wire, epg__own_lane(l), index[b]);
             head[b] = *meta;
-            if (lane < topk)
-                route[b] = epg__routes_of(meta)[lane];
+            if (k < topk)
+                route[b] = epg__routes_of(meta)[k];
         }
 #pragma unroll
-        for (int b = 0; b < BATCH; b++) {
-            uint32_t bank_rows = (epoch & 1) * l.ranks * l.wire.geometry.slots;
-            if (lane < head[b].count) {
-                uint32_t e = route[b].expert, nth = cursor[e];
-                cursor[e] = nth + 1;
+        for (int b = 0; b < STEPS; b++) {
+            bool mine = k < head[b].count;
+            uint32_t active = __ballot_sync(0xFFFFFFFFu, mine);
+            if (mine) {
+                uint32_t e = route[b].expert, peers = __match_any_sync(active, e);
+                uint32_t nth = cursor[e] + __popc(peers & ((1u << lane) - 1));
+                __syncwarp(active);
+                if (peers >> lane == 1) /* the last of them */
+                    cursor[e] = nth + 1;
                 if (assign) {
                     uint32_t at = nth < l.counts[e] ? l.offsets[e] + nth : EPG_WIRE_NONE;
-                    l.place[(size_t)(index[b] - bank_rows) * topk + lane] = at;
+                    l.place[(size_t)(index[b] - bank_rows) * topk + k] = at;
                     if (at != EPG_WIRE_NONE) {
                         l.row_source[at] = from[b];
                         l.row_token[at] = head[b].token;
@@ -453,26 +497,22 @@ static __global__ void __launch_bounds__(EPG_CUDA_BLOCK) place(const __grid_cons
 
 static __global__ void __launch_bounds__(256) spread_rows(const __grid_constant__ epg__cuda_params p)
 {
-    __shared__ char *to[EPG_TOPK_MAX];
     const epg__cuda_lane &l = p.lane;
-    uint32_t topk = l.wire.geometry.topk;
+    uint32_t topk = l.wire.geometry.topk, lane = epg__lane_id();
 
     epg__await_earlier_kernels();
     epg__admit_next_kernel();
     uint32_t bank = l.pair->epoch & 1, rows = epg__received_rows(l);
-    for (uint32_t item = blockIdx.x; item < rows * p.parts; item += gridDim.x) {
-        uint32_t source, slot, part = item % p.parts;
+    for (uint32_t item = epg__first_item(); item < rows * p.parts; item += epg__item_stride()) {
+        uint32_t source, slot, at = EPG_WIRE_NONE;
         epg__find_row(l, item / p.parts, &source, &slot);
         size_t index = epg__slot_index(&l.wire, bank, source, slot);
+        if (lane < topk)
+            at = l.place[((size_t)source * l.wire.geometry.slots + slot) * topk + lane];
         uint32_t count = epg__meta_at(&l.wire, epg__own_lane(l), index)->count;
-        if (threadIdx.x < count) {
-            uint32_t at = l.place[((size_t)source * l.wire.geometry.slots + slot) * topk + threadIdx.x];
-            to[threadIdx.x] = at == EPG_WIRE_NONE ? NULL : l.expert_rows + (size_t)at * l.wire.row_bytes;
-        }
-        __syncthreads();
-        copy_row((const epg__piece *)epg__row_at(&l.wire, epg__own_lane(l), index), to, count,
-                 epg__part_of(epg__pieces_of(l), part, p.parts));
-        __syncthreads();
+        copy_row((const epg__piece *)epg__row_at(&l.wire, epg__own_lane(l), index),
+                 at == EPG_WIRE_NONE ? NULL : l.expert_rows + (size_t)at * l.wire.row_bytes, count,
+                 epg__part_of(epg__pieces_of(l), item % p.parts, p.parts));
     }
 }
 
@@ -500,14 +540,13 @@ static epg_status launch_block(epg_device *device, epg_stream stream, const epg_
 epg_status epg__cuda_launch_rows(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
                                  const void *kernel, const char *name, uint64_t rows, epg__cuda_params *params)
 {
-    uint32_t pieces = (uint32_t)(params->lane.wire.row_bytes / 16), most = shape->units * 8;
-    uint32_t block = (pieces + 127) / 128 * 32;
-    params->parts = rows * 4 <= most ? 4 : rows * 2 <= most ? 2 : 1;
-    if (params->parts * 32 > pieces)
-        params->parts = 1;
-    block = (block / params->parts + 31) / 32 * 32;
-    uint64_t items = rows * params->parts;
-    epg__cuda_launch launch = {kernel, name, {items < most ? (uint32_t)items : most, 1, 1}, block < 256 ? block : 256, 0, 0,
+    enum { BLOCK = 256, PIECES = 64 }; /* threads; pieces that a warp should have at least */
+    uint32_t pieces = (uint32_t)(params->lane.wire.row_bytes / 16), most = shape->units * 8, parts = 1;
+    while (parts < 8 && rows * parts * 2 <= (uint64_t)shape->units * 32 && pieces / (parts * 2) >= PIECES)
+        parts *= 2;
+    params->parts = parts;
+    uint64_t blocks = (rows * parts + BLOCK / 32 - 1) / (BLOCK / 32);
+    epg__cuda_launch launch = {kernel, name, {blocks < most ? (uint32_t)blocks : most, 1, 1}, BLOCK, 0, 0,
                                shape->dependent};
     return epg__cuda_launch_kernel(device, stream, &launch, params);
 }

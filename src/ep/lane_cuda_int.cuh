@@ -74,6 +74,18 @@ typedef uint4 epg__piece; /* 16 bytes of a row */
 
 static __device__ inline uint32_t epg__pieces_of(const epg__cuda_lane &l) { return (uint32_t)(l.wire.row_bytes / 16); }
 
+/* Work on rows is done by warps, each with an item (a row, or a part of one) at a time and none of them waiting for
+ * another, so that the journeys to memory before a row's own overlap. */
+static __device__ inline uint32_t epg__first_item(void) { return (blockIdx.x * blockDim.x + threadIdx.x) / 32; }
+static __device__ inline uint32_t epg__item_stride(void) { return gridDim.x * blockDim.x / 32; }
+static __device__ inline uint32_t epg__lane_id(void) { return threadIdx.x & 31; }
+
+/* Lane `from`'s pointer, in every lane of the warp. */
+static __device__ inline char *epg__pointer_of(char *pointer, uint32_t from)
+{
+    return (char *)__shfl_sync(0xFFFFFFFFu, (unsigned long long)pointer, from);
+}
+
 /* The pieces [first, end) of a row that part `part` of `parts` works on. */
 typedef struct epg__span {
     uint32_t first, end;

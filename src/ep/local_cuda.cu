@@ -14,9 +14,15 @@
 enum {
     LOCAL_CHOICES = 2048, /* tokens x topk, at most */
     LOCAL_EXPERTS = 512,
-    LOCAL_THREADS = 512,
+    LOCAL_THREADS = 1024,
     LOCAL_PER_THREAD = 4  /* pieces of a row that a thread moves, at most */
 };
+
+static __device__ void leave_signal(const epg__cuda_lane &l, uint32_t epoch, uint32_t kind, uint32_t count)
+{
+    epg__signal_leave(epg__signal_at(&l.wire, epg__own_lane(l), kind, epoch & 1, 0),
+                      epg__signal_make(epoch, l.incarnation, count, 0));
+}
 
 /* ---- dispatch ---- */
 
@@ -45,9 +51,9 @@ static __device__ void read_inputs(const epg__cuda_params &p, local_routing *s)
     const epg_wire_geometry &g = l.wire.geometry;
     uint32_t choices = p.user.bucket * g.topk;
     if (threadIdx.x == blockDim.x - 1) {
-        s->asked = p.user.tokens ? epg__word_load(p.user.tokens) : p.user.bucket;
+        s->asked = p.user.tokens ? *p.user.tokens : p.user.bucket;
         s->epoch = ((epg_wire_lane *)epg__own_lane(l))->epoch;
-        s->rehearsed = epg__word_load(&epg__own_header(l)->rehearsal) != 0; /* one rank alone never joins again */
+        s->rehearsed = epg__own_header(l)->rehearsal != 0; /* one rank alone never joins again */
         s->bad_ids = s->count = 0;
         s->first_bad = 0xFFFFFFFFu;
         s->tokens = s->rehearsed ? 0 : s->asked < p.user.bucket ? s->asked : p.user.bucket;
@@ -206,7 +212,7 @@ static __device__ void write_view(const epg__cuda_params &p, const local_routing
     }
     epg__pair_state state = {s.epoch + 1, s.tokens, 0, 0};
     *l.pair = state;
-    epg__send_signal(l, state.epoch, EPG_WIRE_DISPATCH, 0, s.rows, false);
+    leave_signal(l, state.epoch, EPG_WIRE_DISPATCH, s.rows);
     epg__count(l, EPG_COUNT_PAIRS, 1);
     epg__count(l, EPG_COUNT_BAD_IDS, s.bad_ids);
     epg__count(l, EPG_COUNT_DROPPED_TOKENS, s.asked - s.tokens);
@@ -239,7 +245,7 @@ static __global__ void __launch_bounds__(LOCAL_THREADS) local_dispatch(const __g
     read_inputs(p, &s);
     __syncthreads();
     if (threadIdx.x == blockDim.x - 1)
-        asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(arrived) : "l"(l.done) : "memory");
+        arrived = atomicAdd(l.done, 1); /* this block's copy of the epoch is made: nothing else to order */
     count_choices(p, &s, token);
     __syncthreads();
     if (threadIdx.x < 32)
@@ -249,8 +255,6 @@ static __global__ void __launch_bounds__(LOCAL_THREADS) local_dispatch(const __g
     __syncthreads();
     if (threadIdx.x < 32 && token < s.tokens)
         place_token(p, &s, token, part == 0);
-    if (blockIdx.x == 0)
-        write_view(p, s);
     __syncthreads();
     bool in_place = l.layout == EPG_LAYOUT_IN_PLACE;
     size_t index = epg__slot_index(&l.wire, (s.epoch + 1) & 1, 0, s.slot);
@@ -264,6 +268,8 @@ static __global__ void __launch_bounds__(LOCAL_THREADS) local_dispatch(const __g
             if (span.first + u * blockDim.x + threadIdx.x < span.end)
                 to[span.first + u * blockDim.x + threadIdx.x] = piece[u];
     }
+    if (blockIdx.x == 0)
+        write_view(p, s);
     if (threadIdx.x == blockDim.x - 1 && arrived == gridDim.x - 1) { /* every block has read the epoch */
         *l.done = 0;
         if (!s.rehearsed)
@@ -340,9 +346,9 @@ static __global__ void __launch_bounds__(LOCAL_THREADS) local_combine(const __gr
     if (threadIdx.x < 32)
         find_rows(p, &s, token, part == 0);
     __syncthreads();
-    if (blockIdx.x == 0 && threadIdx.x == 0 && !s.pair.rehearsed) {
+    if (blockIdx.x == 0 && threadIdx.x == blockDim.x - 1 && !s.pair.rehearsed) {
         l.returned[0] = l.sent[0] > 0;
-        epg__send_signal(l, s.pair.epoch, EPG_WIRE_COMBINE, 0, l.received[0], false);
+        leave_signal(l, s.pair.epoch, EPG_WIRE_COMBINE, l.received[0]);
     }
     if (token >= s.pair.tokens || s.pair.rehearsed)
         return;
