@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "core/core_int.h"
+#include "device/device_ops.h"
 #include "moe/checkpoint_int.h"
 #include "moe/model_int.h"
 
@@ -19,6 +20,9 @@ static epg_status bind_group(epg_model *model, epg_group *group)
 {
     epg_group_options *limits = &model->limits;
     const epg_team *team = epg_group_team(group);
+    const epg_device *device = epg_team_device(team);
+    if (device->info.kind != EPG_DEVICE_HOST)
+        return epg__fail(EPG_ERR_UNSUPPORTED, "models have kernels for the host device alone; this is %s", device->info.name);
     EPG_TRY(epg_group_get_options(group, limits));
     EPG_TRY(compare("experts", limits->experts, model->shape.experts));
     EPG_TRY(compare("logical_experts", limits->logical_experts, model->shape.experts));
