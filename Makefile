@@ -8,6 +8,7 @@
 #                          there is none. make gpu-sanitize: under compute-sanitizer
 #   make test-asan         the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make test-tsan         the tests under ThreadSanitizer
+#   make models            every run of the protocol's model, the long ones too (make test has the short ones)
 #   make install PREFIX=/usr DESTDIR=...
 
 VERSION := $(shell sed -n 's/^.define EPG_VERSION_STRING "\(.*\)"/\1/p' include/epgraph/epgraph.h)
@@ -54,7 +55,7 @@ GPU_TESTS := $(if $(WITH_CUDA),$(patsubst %.c,$(BUILD)/%,$(GPU_TEST_SOURCES)))
 # Tests make the Nth allocation fail (tests/support/oom.c).
 WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign,--wrap=free,--wrap=pthread_create
 
-.PHONY: all run test tests gpu-test gpu-sanitize test-asan test-tsan install clean setup setup-tests check-setup
+.PHONY: all run test tests models gpu-test gpu-sanitize test-asan test-tsan install clean setup setup-tests check-setup
 .SECONDARY:
 
 all: check-setup $(STATIC) $(SHARED) $(if $(CLI_SOURCES),$(CLI)) $(EXAMPLES) $(BENCHES)
@@ -73,7 +74,11 @@ run: setup
 tests: $(TESTS) $(GPU_TESTS)
 test: setup-tests
 	@$(MAKE) --no-print-directory all tests
-	@tests/run.sh $(BUILD) $(TESTS)
+	@tests/run.sh $(BUILD) $(TESTS) models/check.sh
+
+# The runs of the model that take minutes, too.
+models: setup-tests
+	@EPGRAPH_BUILD=$(BUILD) models/check.sh --all
 
 gpu-test: setup-tests
 	@$(MAKE) --no-print-directory all tests
