@@ -8,8 +8,8 @@
 
 /* ---- a group on a lost place ---- */
 
-/* Peers that have not noticed the loss may still look at these words, or store into them: each is stored whole. What they
- * store is of epochs before any that this rank will wait for. */
+/* Peers that have not noticed the loss may still look at these words, or store into them: each is stored whole. What
+ * they store is of epochs before any that this rank will wait for. */
 static void clean_words(epg__simulator *sim, void *from, size_t bytes)
 {
     for (uint32_t *word = from, *end = word + bytes / sizeof *word; word < end; word++)
@@ -103,8 +103,8 @@ static epg_status check_admission(const epg_group *g, const epg_admission *a)
         EPG_TRY(check_member(g, &a->members[r], r));
     uint32_t state = a->members[g->team->rank].state;
     if (state != (g->outside ? EPG_MEMBER_JOINS : EPG_MEMBER_STAYS))
-        return epg__fail(EPG_ERR_STATE, "this rank, %u, %s in the admission, and its group %s", g->team->rank, states[state],
-                         g->outside ? "was joined and not admitted yet" : "takes part already");
+        return epg__fail(EPG_ERR_STATE, "this rank, %u, %s in the admission, and its group %s", g->team->rank,
+                         states[state], g->outside ? "was joined and not admitted yet" : "takes part already");
     return epg__group_check_closed(g);
 }
 

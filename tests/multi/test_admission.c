@@ -113,6 +113,12 @@ static int dies(test_rank *self, rig *r)
     return RANK_DIES;
 }
 
+/* Two ranks, on threads (-1) or by a seed. */
+static int play(int (*body)(test_rank *self), story *s, int seed)
+{
+    return seed < 0 ? run_ranks(2, 0, body, s) : run_ranks_simulated(2, 0, body, s, (uint64_t)seed);
+}
+
 /* ---- the invitation ---- */
 
 typedef struct reader_args {
@@ -186,14 +192,17 @@ static int joins_in_a_hurry(test_rank *self)
     return 0;
 }
 
-static int hurry(test_rank *self) { return self->rank + 1 < self->size ? stays_with_slow_experts(self) : joins_in_a_hurry(self); }
+static int hurry(test_rank *self)
+{
+    return self->rank + 1 < self->size ? stays_with_slow_experts(self) : joins_in_a_hurry(self);
+}
 
 static void a_newcomer_waits_for_those_who_still_read(void **state)
 {
     (void)state;
     for (int seed = -1; seed < SEEDS; seed++) {
         story s = {.remains = NULL};
-        assert_int_equal(seed < 0 ? run_ranks(2, 0, hurry, &s) : run_ranks_simulated(2, 0, hurry, &s, (uint64_t)seed), 0);
+        assert_int_equal(play(hurry, &s, seed), 0);
     }
 }
 
@@ -254,7 +263,7 @@ static void an_admission_after_its_epoch_is_recorded(void **state)
     (void)state;
     for (int seed = -1; seed < SEEDS; seed++) {
         story s = {.remains = NULL};
-        assert_int_equal(seed < 0 ? run_ranks(2, 0, late, &s) : run_ranks_simulated(2, 0, late, &s, (uint64_t)seed), 0);
+        assert_int_equal(play(late, &s, seed), 0);
     }
 }
 

@@ -377,7 +377,8 @@ static int body(test_rank *self) { return is_mortal(self, self->rank) ? mortal(s
 
 static void play_once(uint32_t ranks, scene s, int seed)
 {
-    int failures = seed < 0 ? run_ranks(ranks, 20000, body, &s) : run_ranks_simulated(ranks, 20000, body, &s, (uint64_t)seed);
+    int failures = seed < 0 ? run_ranks(ranks, 20000, body, &s)
+                            : run_ranks_simulated(ranks, 20000, body, &s, (uint64_t)seed);
     if (failures)
         print_message("lanes %u, seed %d\n", s.lanes, seed);
     assert_int_equal(failures, 0);

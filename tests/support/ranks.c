@@ -1,5 +1,6 @@
 #include <pthread.h>
 #include <stdlib.h>
+#include "support/device_under_test.h"
 #include "support/ranks.h"
 
 enum { LIVES_MOST = 16 };
@@ -67,6 +68,7 @@ static crew crew_make(uint32_t size, uint32_t timeout_ms, int (*body)(test_rank 
     epg_device_options device = EPG_DEVICE_OPTIONS_INIT;
     epg_team_options options = EPG_TEAM_OPTIONS_INIT;
 
+    device.kind = simulation ? EPG_DEVICE_HOST : test_device_kind();
     device.simulation = simulation;
     options.timeout_ms = timeout_ms;
     if (!c.teams || !c.jobs || epg_device_create(&device, &c.device) != EPG_OK ||
