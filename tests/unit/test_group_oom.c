@@ -1,5 +1,5 @@
-/* Every allocation of creating a device, a team and a group, and of capturing a pair, made to fail in turn: a status,
- * nothing leaked, and no step left hanging. */
+/* Every allocation of creating a device, a team and a group, of capturing a pair, and of joining again, made to fail in
+ * turn: a status, nothing leaked, and no step left hanging. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -89,6 +89,49 @@ static void each_allocation_fails_once(void **state)
     assert_true(n > 15);
 }
 
+/* The only rank of a team takes its own place again. */
+static epg_status join_again(world *w, epg_team **again, epg_group **joined)
+{
+    epg_group_options o = EPG_GROUP_OPTIONS_INIT;
+    epg_member member = {1, EPG_MEMBER_JOINS};
+    uint32_t epoch = 2;
+    epg_admission admission = {sizeof admission, 1, &member, &epoch};
+    epg_status s;
+    o.experts = 2;
+    o.hidden = HIDDEN;
+    o.topk = 1;
+    o.max_tokens = TOKENS;
+    if ((s = epg_team_retire(w->team, 0)) || (s = epg_team_rejoin(w->team, 0, again)) ||
+        (s = epg_group_join(*again, &o, joined)) || (s = epg_group_admit(*joined, &admission, w->stream)))
+        return s;
+    return epg_stream_synchronize(w->device, w->stream);
+}
+
+static void each_allocation_of_joining_again_fails_once(void **state)
+{
+    (void)state;
+    long n = 0;
+    for (int delivered = 1; delivered; n++) {
+        world w = {0};
+        epg_team *again = NULL;
+        epg_group *joined = NULL;
+        oom_track_start();
+        assert_int_equal(build(&w), EPG_OK);
+        oom_fail_at(n);
+        epg_status status = join_again(&w, &again, &joined);
+        delivered = oom_stop();
+        if (delivered)
+            assert_int_not_equal(status, EPG_OK);
+        else
+            assert_int_equal(status, EPG_OK);
+        epg_group_destroy(joined);
+        epg_team_destroy(again);
+        tear_down(&w);
+        assert_int_equal(oom_tracked(), 0);
+    }
+    assert_true(n > 6);
+}
+
 /* With peers: a rank that runs out of memory while groups are created takes the others with it at once, not after
  * their deadline of 30 s. */
 static int create_one(test_rank *self)
@@ -126,6 +169,7 @@ static void peers_learn_of_it_at_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(each_allocation_fails_once),
+                                       cmocka_unit_test(each_allocation_of_joining_again_fails_once),
                                        cmocka_unit_test(peers_learn_of_it_at_once)};
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }
