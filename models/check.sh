@@ -1,6 +1,6 @@
 #!/bin/sh
 # Verifies the models with spin and prints a table. Exit code 0: every model holds and every mutation fails by the
-# property that it must violate; 1: not so; 77: no spin. --all adds the runs that take minutes, NAME... runs those alone.
+# property that it must violate; 1: not so; 77: no spin. --all adds the runs that take minutes; with names, those alone.
 #
 # A row of the lists below: name, model, spin's switches, pan's flags, what must come out ("holds", or the property).
 work=${EPGRAPH_BUILD:-build}/models
@@ -32,13 +32,17 @@ quick() {
 		no-empty-wait-far  pair  -DNO_EMPTY_WAIT,-DCHECKED=16     assert    ranks_apart
 		mask-ignored       pair  -DANYTIME,-DMASK_IGNORED,-DCHECKED=1  assert  row_overwritten
 		mask-back          pair  -DANYTIME,-DMASK_BACK,-DCHECKED=1     assert  row_overwritten
+		blame              blame -DRANKS=3                        safety    holds
+		blame-dies-waiting blame -DSTOPS_WAITING                  assert    live_rank_blamed
+		blame-waiter       blame -DBLAME_WAITER                   assert    live_rank_blamed
+		blame-no-grace     blame -DNO_GRACE                       assert    live_rank_blamed
 	END
 }
 long() {
 	cat <<-END
 		2-masks-abandon    pair  -DRANKS=2,-DANYTIME,-DABANDON    safety    holds
 		3-go-on            pair  -DRANKS=3,-DCOARSE,-DLIVENESS    fair      holds
-		3-abandon          pair  -DRANKS=3,-DCOARSE,-DABANDON     safety    holds
+		blame-beats        blame -DSTOPS_WAITING,-DBEATS          safety    holds
 	END
 }
 

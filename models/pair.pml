@@ -1,7 +1,7 @@
 /* The wire protocol of docs/protocol.md as a model for spin: RANKS ranks run pairs for ever in one lane.
  *
  * Job: all that one rank stores at another, in the order of the kernels: rows, signals, returns, masks.
- * Not its job: who is to blame for a wait that does not end, ranks that join again, and what is inside a row.
+ * Not its job: who is to blame for a wait that does not end (blame.pml), ranks that join again, what is inside a row.
  *
  * Epochs count modulo 4 and pairs are numbered in no other way, so the state space is finite and a run covers any
  * number of pairs; RANKS_APART and SIGNAL_LOST say that modulo 4 loses nothing. A link has one slot per bank; a row is
