@@ -47,6 +47,7 @@ STATIC := $(BUILD)/libepgraph.a
 SHARED := $(BUILD)/libepgraph.so.$(VERSION)
 CLI := $(BUILD)/epgraph
 # Comparisons with bare CUDA.
+BENCH_SUPPORT_SOURCES := $(wildcard bench/*_cuda.cu)
 BENCHES := $(if $(WITH_CUDA),$(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c)))
 EXAMPLES := $(patsubst examples/%.c,$(BUILD)/examples/%,$(EXAMPLE_SOURCES))
 TESTS := $(patsubst %.c,$(BUILD)/%,$(TEST_SOURCES))
@@ -134,8 +135,9 @@ $(CLI): $(call objects,$(CLI_SOURCES)) $(STATIC)
 $(BUILD)/examples/%: $(BUILD)/examples/%.o $(STATIC)
 	$(QUIET)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
-$(BUILD)/bench/%.o: override CPPFLAGS += $(CUDA_INCLUDE)
-$(BUILD)/bench/%: $(BUILD)/bench/%.o $(STATIC)
+$(BUILD)/bench/%.o: override CPPFLAGS += $(CUDA_INCLUDE) -I.
+$(BUILD)/bench/%.o: override CUDA_CPPFLAGS += -I.
+$(BUILD)/bench/%: $(BUILD)/bench/%.o $(call objects,$(BENCH_SUPPORT_SOURCES)) $(STATIC)
 	$(QUIET)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 # The command's pure parts have a unit test too.
@@ -156,5 +158,5 @@ clean:
 	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan
 
 ALL_SOURCES := $(LIB_SOURCES) $(CLI_SOURCES) $(EXAMPLE_SOURCES) $(SUPPORT_SOURCES) $(TEST_SOURCES) \
-  $(GPU_TEST_SOURCES) $(GPU_SUPPORT_SOURCES) $(wildcard bench/*.c)
+  $(GPU_TEST_SOURCES) $(GPU_SUPPORT_SOURCES) $(wildcard bench/*.c) $(BENCH_SUPPORT_SOURCES)
 -include $(patsubst %.o,%.d,$(call objects,$(ALL_SOURCES)))

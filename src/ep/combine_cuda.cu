@@ -8,8 +8,8 @@
 #include "ep/lane_cuda_int.cuh"
 #include "ep/wait_cuda.cuh"
 
-/* One warp: adds the rows of lanes 0 .. count - 1 in order, each times its lane's weight, and stores the rounded sum. NULL
- * rows are left out. GATHER rows and PIECES of each are under way at once. */
+/* One warp: adds the rows of lanes 0 .. count - 1 in order, each times its lane's weight, and stores the rounded sum.
+ * NULL rows are left out. GATHER rows and PIECES of each are under way at once. */
 template <bool FLOAT32, int GATHER, int PIECES>
 static __device__ void sum_rows(char *row, float weight, uint32_t count, epg__piece *out, epg__span span)
 {
@@ -50,7 +50,7 @@ static __device__ void sum_rows(char *row, float weight, uint32_t count, epg__pi
 /* ---- send ---- */
 
 template <bool FLOAT32>
-static __global__ void __launch_bounds__(256) return_rows(const __grid_constant__ epg__cuda_params p)
+static __global__ void __launch_bounds__(256, 2) return_rows(const __grid_constant__ epg__cuda_params p)
 {
     const epg__cuda_lane &l = p.lane;
     uint32_t topk = l.wire.geometry.topk, slots = l.wire.geometry.slots, lane = epg__lane_id();
@@ -65,7 +65,8 @@ static __global__ void __launch_bounds__(256) return_rows(const __grid_constant_
         uint32_t source, slot, part = item % p.parts, at = EPG_WIRE_NONE;
         float weight = 0;
         epg__find_row(l, item / p.parts, &source, &slot);
-        epg_wire_meta *meta = epg__meta_at(&l.wire, epg__own_lane(l), epg__slot_index(&l.wire, pair.epoch & 1, source, slot));
+        size_t from = epg__slot_index(&l.wire, pair.epoch & 1, source, slot);
+        epg_wire_meta *meta = epg__meta_at(&l.wire, epg__own_lane(l), from);
         uint32_t count = meta->count;
         if (lane < topk) {
             at = l.place[((size_t)source * slots + slot) * topk + lane];
@@ -105,7 +106,7 @@ static __global__ void __launch_bounds__(EPG_CUDA_BLOCK) await_returns(const __g
 }
 
 template <bool FLOAT32>
-static __global__ void __launch_bounds__(256) collect_rows(const __grid_constant__ epg__cuda_params p)
+static __global__ void __launch_bounds__(256, 2) collect_rows(const __grid_constant__ epg__cuda_params p)
 {
     const epg__cuda_lane &l = p.lane;
     uint32_t lane = epg__lane_id();
@@ -157,8 +158,9 @@ epg_status epg__cuda_combine_recv(epg_device *device, epg_stream stream, const e
                                   epg__cuda_params *params)
 {
     const void *kernel = is_float32(params) ? (const void *)collect_rows<true> : (const void *)collect_rows<false>;
-    epg__cuda_launch wait = {(const void *)await_returns, "combine recv: wait", {1, 1, 1}, EPG_CUDA_BLOCK, 0, 0,
-                             shape->dependent};
+    uint32_t block = (params->lane.ranks + 31) / 32 * 32;
+    epg__cuda_launch wait = {(const void *)await_returns, "combine recv: wait", {1, 1, 1},
+                             block < EPG_CUDA_BLOCK ? block : EPG_CUDA_BLOCK, 0, 0, shape->dependent};
     epg_status status = epg__cuda_launch_kernel(device, stream, &wait, params);
     if (status != EPG_OK || params->is_void)
         return status;

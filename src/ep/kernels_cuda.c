@@ -1,7 +1,7 @@
 /* A group's operations on the CUDA device: fills in the kernels' parameters and picks the launcher.
  *
- * What the host must read or write while kernels run (the failure record, the abort word) lies in mapped memory. The rest
- * of the region is reached by copies on a stream of the group's own, which waits for no other. */
+ * What the host must read or write while kernels run (the failure record, the abort word) lies in mapped memory. The
+ * rest of the region is reached by copies on a stream of the group's own, which waits for no other. */
 #include <stdlib.h>
 #include "device/device_ops.h"
 #include "ep/group_state_int.h"
@@ -80,7 +80,9 @@ static epg_status make_lane(epg_group *g, state *s, uint32_t number)
     const epg_wire_geometry *geometry = &g->wire.geometry;
     const epg__lane *lane = &g->lanes[number];
     size_t columns = lane->ranks > lane->local_experts ? lane->ranks : lane->local_experts;
-    size_t choices = (size_t)geometry->max_tokens * geometry->topk, table = EPG_CUDA_WARPS * columns;
+    uint32_t chunks = columns <= 4096 ? EPG_CUDA_CHUNKS : 0;
+    size_t choices = (size_t)geometry->max_tokens * geometry->topk;
+    size_t table = (chunks ? chunks : EPG_CUDA_WARPS + 1) * columns;
     size_t bytes = (64 + choices + table) * sizeof(uint32_t); /* 64: `done` has a cache line of its own */
     EPG_TRY(epg_memory_alloc(g->device, EPG_MEMORY_DEVICE, bytes, &s->blocks[number]));
     g->local_bytes += bytes;
@@ -89,6 +91,7 @@ static epg_status make_lane(epg_group *g, state *s, uint32_t number)
     s->lanes[number].done = words;
     s->lanes[number].chosen = words + 64;
     s->lanes[number].scratch = words + 64 + choices;
+    s->lanes[number].chunks = chunks;
     return EPG_OK;
 }
 
@@ -98,7 +101,8 @@ static epg_status prepare(epg_group *g, state *s)
     void *memory;
     EPG_TRY(epg__cuda_get_limits(g->device, &limits));
     s->shape = (epg__cuda_shape){limits.units, limits.compute >= 90};
-    EPG_TRY(epg__cuda_dispatch_prepare(g->device));
+    EPG_TRY(epg__cuda_send_prepare(g->device));
+    EPG_TRY(epg__cuda_recv_prepare(g->device));
     EPG_TRY(epg__cuda_combine_prepare(g->device));
     EPG_TRY(epg__cuda_local_prepare(g->device));
     EPG_TRY(epg_memory_alloc(g->device, EPG_MEMORY_MAPPED, sizeof(page), &memory));
@@ -175,7 +179,8 @@ static epg_status check_rows(const char *what, const void *rows)
     return EPG_OK;
 }
 
-static epg_status dispatch_send(epg_group *g, const epg_dispatch_args *user, int is_void, epg_mode mode, epg_stream stream)
+static epg_status dispatch_send(epg_group *g, const epg_dispatch_args *user, int is_void, epg_mode mode,
+                                epg_stream stream)
 {
     const state *s = g->kernels_state;
     epg__cuda_params params = params_for(g, user->lane);
@@ -191,6 +196,7 @@ static epg_status dispatch_recv(epg_group *g, uint32_t lane, int is_void, epg_st
     const state *s = g->kernels_state;
     epg__cuda_params params = params_for(g, lane);
     params.is_void = (uint32_t)is_void;
+    params.is_ht = g->order[lane].mode == EPG_MODE_HT;
     return epg__cuda_dispatch_recv(g->device, stream, &s->shape, &params);
 }
 

@@ -1,4 +1,4 @@
-/* A group's operations on the host device: each half is one launch of a kernel from dispatch_host.c or combine_host.c. */
+/* A group's operations on the host device: each half is one launch of a kernel of dispatch_host.c or combine_host.c. */
 #include <string.h>
 #include "device/device_ops.h"
 #include "ep/group_state_int.h"
@@ -41,11 +41,13 @@ static epg_status launch(epg_group *g, epg_operation operation, void (*kernel)(c
     return epg_host_launch(g->device, stream, kernel, args, bytes, epg__operation_name(operation));
 }
 
-static epg_status dispatch_send(epg_group *g, const epg_dispatch_args *user, int is_void, epg_mode mode, epg_stream stream)
+static epg_status dispatch_send(epg_group *g, const epg_dispatch_args *user, int is_void, epg_mode mode,
+                                epg_stream stream)
 {
     epg__dispatch_send_args args = {&g->lanes[user->lane], *user, is_void};
     return launch(g, EPG_OP_DISPATCH_SEND,
-                  mode == EPG_MODE_LL ? epg__dispatch_send_ll_host : epg__dispatch_send_ht_host, &args, sizeof args, stream);
+                  mode == EPG_MODE_LL ? epg__dispatch_send_ll_host : epg__dispatch_send_ht_host, &args, sizeof args,
+                  stream);
 }
 
 static epg_status half(epg_group *g, uint32_t lane, epg_operation operation, int is_void, const void *rows, void *out,

@@ -1,5 +1,5 @@
-/* The table behind a group's operations, one per kind of device, chosen when the group is created. pair.c keeps the order
- * of operations and calls through it; group.c reads and writes through it what lies where only the device can.
+/* The table behind a group's operations, one per kind of device, chosen when the group is created. pair.c keeps the
+ * order of operations and calls through it; group.c reads and writes through it what lies where only the device can.
  *
  * What enqueues may run during capture. */
 #ifndef EPG_KERNELS_INT_H
@@ -14,7 +14,8 @@ typedef struct epg__kernels {
     epg_status (*ready)(epg_group *g);
     void (*destroy)(epg_group *g);
 
-    epg_status (*dispatch_send)(epg_group *g, const epg_dispatch_args *user, int is_void, epg_mode mode, epg_stream stream);
+    epg_status (*dispatch_send)(epg_group *g, const epg_dispatch_args *user, int is_void, epg_mode mode,
+                                epg_stream stream);
     epg_status (*dispatch_recv)(epg_group *g, uint32_t lane, int is_void, epg_stream stream);
     epg_status (*combine_send)(epg_group *g, uint32_t lane, int is_void, const void *expert_rows, epg_stream stream);
     epg_status (*combine_recv)(epg_group *g, uint32_t lane, int is_void, void *out, epg_stream stream);

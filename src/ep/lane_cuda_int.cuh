@@ -68,6 +68,14 @@ static __device__ inline void epg__send_signal(const epg__cuda_lane &l, uint32_t
                       epg__signal_make(epoch, l.incarnation, count, is_void));
 }
 
+/* A choice as the caller gave it. */
+static __device__ inline int64_t epg__id_at(const epg_dispatch_args &user, size_t index)
+{
+    if (user.topk_type == EPG_INT64)
+        return ((const int64_t *)user.topk_ids)[index];
+    return ((const int32_t *)user.topk_ids)[index];
+}
+
 /* ---- rows ---- */
 
 typedef uint4 epg__piece; /* 16 bytes of a row */
@@ -97,6 +105,42 @@ static __device__ inline epg__span epg__part_of(uint32_t pieces, uint32_t part, 
     return span;
 }
 
+/* One warp: copies a row to the places of lanes 0 .. count - 1, NULL ones left out. */
+static __device__ inline void epg__copy_row(const epg__piece *from, char *to, uint32_t count, epg__span span)
+{
+    enum { BATCH = 7 };
+    for (uint32_t at = span.first + epg__lane_id(); at - epg__lane_id() < span.end; at += BATCH * 32) {
+        epg__piece piece[BATCH];
+#pragma unroll
+        for (int u = 0; u < BATCH; u++)
+            if (at + u * 32 < span.end)
+                piece[u] = from[at + u * 32];
+        for (uint32_t i = 0; i < count; i++) {
+            epg__piece *row = (epg__piece *)epg__pointer_of(to, i);
+            if (!row)
+                continue;
+#pragma unroll
+            for (int u = 0; u < BATCH; u++)
+                if (at + u * 32 < span.end)
+                    row[at + u * 32] = piece[u];
+        }
+    }
+}
+
+/* Turns each warp's count per column into its start, and gives the totals to `total`. */
+static __device__ inline void epg__scan_warps(uint32_t *table, uint32_t columns, uint32_t *total)
+{
+    for (uint32_t c = threadIdx.x; c < columns; c += blockDim.x) {
+        uint32_t sum = 0;
+        for (uint32_t w = 0; w < blockDim.x / 32; w++) {
+            uint32_t count = table[w * columns + c];
+            table[w * columns + c] = sum;
+            sum += count;
+        }
+        total[c] = sum;
+    }
+}
+
 /* Source rank and slot of the i-th received row, in (source, slot) order. */
 static __device__ inline void epg__find_row(const epg__cuda_lane &l, uint32_t i, uint32_t *source, uint32_t *slot)
 {
@@ -118,12 +162,12 @@ static __device__ inline uint32_t epg__received_rows(const epg__cuda_lane &l)
 
 /* ---- sums ---- */
 
-static __device__ inline uint32_t epg__to_bf16(float value)
+/* Two bf16 in a word, rounded to nearest even. A NaN stays one; its payload is the device's. */
+static __device__ inline uint32_t epg__to_bf16(float low, float high)
 {
-    uint32_t bits = __float_as_uint(value);
-    if ((bits & 0x7FFFFFFF) > 0x7F800000)
-        return bits >> 16 | 0x40; /* NaN: rounding could turn it into infinity */
-    return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+    uint32_t word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
 }
 
 /* The sums behind one piece of a row: 8 bf16 or 4 float32. */
@@ -158,7 +202,7 @@ template <bool FLOAT32> struct epg__sums {
             if constexpr (FLOAT32)
                 word[i] = __float_as_uint(value[i]);
             else
-                word[i] = epg__to_bf16(value[2 * i]) | epg__to_bf16(value[2 * i + 1]) << 16;
+                word[i] = epg__to_bf16(value[2 * i], value[2 * i + 1]);
         }
         return make_uint4(word[0], word[1], word[2], word[3]);
     }

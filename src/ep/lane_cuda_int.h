@@ -34,21 +34,24 @@ typedef struct epg__cuda_lane {
     float *row_weight;
     char *expert_rows;
     uint32_t *chosen;            /* [max_tokens][topk] physical expert of each choice, EPG_WIRE_NONE: none */
-    uint32_t *scratch;           /* [EPG_CUDA_WARPS][max(ranks, local experts)] */
+    uint32_t *scratch;           /* [max(EPG_CUDA_WARPS + 1, chunks)][max(ranks, local experts)] */
+    uint32_t chunks;             /* warps that place rows in high-throughput mode; 0: too many experts for that */
     uint32_t *done;              /* [1] blocks of a kernel that are through; 0 between kernels */
     epg_wire_record *record;
     const uint32_t *aborted;
 } epg__cuda_lane;
 
-/* Threads of the kernels that are one block. */
+/* Most threads of the kernels that are one block. */
 #define EPG_CUDA_WARPS 32u
 #define EPG_CUDA_BLOCK (EPG_CUDA_WARPS * 32u)
+#define EPG_CUDA_CHUNKS 256u
 
 /* One struct for all kernels; each reads what it needs. */
 typedef struct epg__cuda_params {
     epg__cuda_lane lane;
     epg_dispatch_args user;      /* dispatch send; bucket: of the open pair, for all */
     uint32_t is_void;
+    uint32_t is_ht;              /* dispatch recv: many rows are expected */
     uint32_t parts;              /* a row is worked on in so many pieces, by different blocks */
     uint32_t shared_words;       /* of dynamic shared memory */
     const void *expert_rows;     /* combine send */
@@ -84,12 +87,25 @@ epg_status epg__cuda_rehearse(epg_device *device, epg_stream stream, epg__cuda_p
 /* Gives up life params->parts, and those before, of rank params->is_void. */
 epg_status epg__cuda_give_up(epg_device *device, epg_stream stream, epg__cuda_params *params);
 
-/* For a kernel whose blocks each take a row, or a part of one, at a time. */
+/* ---- launch_cuda.c ---- */
+
+/* For a kernel whose warps each take a row, or a part of one, at a time: params->parts is chosen here. */
 epg_status epg__cuda_launch_rows(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
                                  const void *kernel, const char *name, uint64_t rows, epg__cuda_params *params);
 
+/* For a kernel with a table in shared memory of a row per warp and one row more; where it does not fit there,
+ * params->shared_words is 0 and the table lies in the lane's scratch memory. */
+#define EPG_CUDA_TABLE_BYTES (64 * 1024)
+epg_status epg__cuda_launch_table(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
+                                  const void *kernel, const char *name, uint32_t blocks, uint32_t threads,
+                                  uint32_t columns, epg__cuda_params *params);
+
+/* Threads for that much work: whole warps, within `least` and the most a block may have. */
+uint32_t epg__cuda_block_for(uint64_t threads, uint32_t least);
+
 /* Loads every kernel, so that no first launch does. At creation. */
-epg_status epg__cuda_dispatch_prepare(epg_device *device);
+epg_status epg__cuda_send_prepare(epg_device *device);
+epg_status epg__cuda_recv_prepare(epg_device *device);
 epg_status epg__cuda_combine_prepare(epg_device *device);
 epg_status epg__cuda_local_prepare(epg_device *device);
 

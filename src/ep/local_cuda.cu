@@ -1,9 +1,9 @@
 /* A team of one rank: dispatch and combine as one kernel each, for few tokens.
  *
- * The protocol is the same: one epoch per pair, the same banks, meta and positions, both signals; whatever the halves of
- * a pair leave behind for each other is left behind here too, so that either operation may meet the two separate halves
- * of the other. What is left out is what nobody reads: a row travels from the caller's buffer to its positions at once,
- * and a partial sum is rounded as if it had been returned, but not stored. The signals tell nothing new either: their
+ * The protocol is the same: one epoch per pair, the same banks, meta and positions, both signals; whatever the halves
+ * of a pair leave behind for each other is left behind here too, so that either operation may meet the two separate
+ * halves of the other. What is left out is what nobody reads: a row travels from the caller's buffer to its positions
+ * at once, and a partial sum is rounded as if it had been returned, but not stored. The signals tell nothing new either: their
  * only reader, this rank, is behind them in the stream.
  *
  * No block waits for another. Every block works out the whole routing for itself in shared memory, by counting, which
@@ -14,6 +14,7 @@
 enum {
     LOCAL_CHOICES = 2048, /* tokens x topk, at most */
     LOCAL_EXPERTS = 512,
+    LOCAL_ALIGN = 1 << 16, /* with these the sum of all aligned counts is far below 2^32 */
     LOCAL_THREADS = 1024,
     LOCAL_PER_THREAD = 4  /* pieces of a row that a thread moves, at most */
 };
@@ -29,7 +30,8 @@ static __device__ void leave_signal(const epg__cuda_lane &l, uint32_t epoch, uin
 typedef struct local_routing {
     uint32_t chosen[LOCAL_CHOICES];
     int32_t map[LOCAL_EXPERTS];
-    uint32_t all[LOCAL_EXPERTS], before[LOCAL_EXPERTS], offsets[LOCAL_EXPERTS]; /* rows per expert: all, of earlier tokens */
+    uint32_t all[LOCAL_EXPERTS], before[LOCAL_EXPERTS]; /* rows per expert: all, of earlier tokens */
+    uint32_t offsets[LOCAL_EXPERTS];
     uint32_t position[EPG_TOPK_MAX], expert[EPG_TOPK_MAX];
     float weight[EPG_TOPK_MAX];
     uint8_t sent[LOCAL_CHOICES]; /* by token */
@@ -38,11 +40,6 @@ typedef struct local_routing {
     uint32_t end, kept, wanted;
     uint32_t bad_ids, first_bad, count;
 } local_routing;
-
-static __device__ int64_t id_at(const epg_dispatch_args &user, uint32_t index)
-{
-    return user.topk_type == EPG_INT64 ? ((const int64_t *)user.topk_ids)[index] : ((const int32_t *)user.topk_ids)[index];
-}
 
 /* Reads what the routing needs: everything at once, since each read is a journey to memory. */
 static __device__ void read_inputs(const epg__cuda_params &p, local_routing *s)
@@ -59,7 +56,7 @@ static __device__ void read_inputs(const epg__cuda_params &p, local_routing *s)
         s->tokens = s->rehearsed ? 0 : s->asked < p.user.bucket ? s->asked : p.user.bucket;
     }
     for (uint32_t i = threadIdx.x; i < choices; i += blockDim.x) {
-        int64_t id = id_at(p.user, i);
+        int64_t id = epg__id_at(p.user, i);
         s->chosen[i] = id < -1 || id >= g.logical_experts ? 0xFFFFFFFEu : (uint32_t)id;
     }
     for (uint32_t e = threadIdx.x; e < g.logical_experts; e += blockDim.x)
@@ -70,14 +67,15 @@ static __device__ void read_inputs(const epg__cuda_params &p, local_routing *s)
         s->sent[t] = 0;
 }
 
-/* Physical expert of a choice, EPG_WIRE_NONE: none; 0xFFFFFFFE: bad. */
-static __device__ uint32_t physical_of(const epg_wire_geometry &g, const local_routing &s, uint32_t choice)
+/* Maps every choice to its physical expert, EPG_WIRE_NONE: none; 0xFFFFFFFE: bad. */
+static __device__ void map_choices(const epg_wire_geometry &g, local_routing *s)
 {
-    uint32_t id = s.chosen[choice];
-    if (id >= 0xFFFFFFFEu)
-        return id;
-    int32_t physical = s.map[id];
-    return physical < -1 || physical >= (int64_t)g.experts ? 0xFFFFFFFEu : (uint32_t)physical;
+    for (uint32_t i = threadIdx.x; i < s->tokens * g.topk; i += blockDim.x) {
+        uint32_t id = s->chosen[i];
+        int32_t physical = id >= 0xFFFFFFFEu ? (int32_t)id : s->map[id];
+        bool bad = id == 0xFFFFFFFEu || physical < -1 || physical >= (int64_t)g.experts;
+        s->chosen[i] = bad ? 0xFFFFFFFEu : (uint32_t)physical;
+    }
 }
 
 /* Counts the choices of all tokens and of those before `token`; keeps the token's own. */
@@ -85,10 +83,13 @@ static __device__ void count_choices(const epg__cuda_params &p, local_routing *s
 {
     const epg_wire_geometry &g = p.lane.wire.geometry;
     for (uint32_t i = threadIdx.x; i < s->tokens * g.topk; i += blockDim.x) {
-        uint32_t t = i / g.topk, k = i % g.topk, expert = physical_of(g, *s, i);
-        for (uint32_t before = 0; before < k && expert < 0xFFFFFFFEu; before++)
-            if (physical_of(g, *s, i - k + before) == expert)
-                expert = 0xFFFFFFFEu;
+        uint32_t t = i / g.topk, k = i % g.topk, expert = s->chosen[i];
+        bool again = false;
+#pragma unroll 4
+        for (uint32_t before = 0; before < k; before++)
+            again |= s->chosen[i - k + before] == expert;
+        if (again && expert != EPG_WIRE_NONE)
+            expert = 0xFFFFFFFEu;
         if (expert == 0xFFFFFFFEu && blockIdx.x == 0) {
             atomicAdd(&s->bad_ids, 1);
             atomicMin(&s->first_bad, i);
@@ -104,20 +105,18 @@ static __device__ void count_choices(const epg__cuda_params &p, local_routing *s
     }
 }
 
-/* Warp 0: where each expert's rows begin, cut to what fits. As place_experts in dispatch_cuda.cu. */
+/* Warp 0: where each expert's rows begin, cut to what fits. As place_experts in dispatch_recv_cuda.cu. */
 static __device__ void place_experts(const epg__cuda_lane &l, local_routing *s)
 {
-    uint32_t lane = threadIdx.x & 31, kept_all = 0, wanted = 0, last = 0;
-    uint64_t base = 0;
+    uint32_t lane = threadIdx.x & 31, kept_all = 0, wanted = 0, last = 0, base = 0;
     for (uint32_t first = 0; first < l.local_experts; first += 32) {
         uint32_t e = first + lane, count = e < l.local_experts ? s->all[e] : 0, room = l.rows_per_expert;
-        uint64_t rounded = ((uint64_t)count + l.row_align - 1) & ~(uint64_t)(l.row_align - 1), sum = rounded;
+        uint32_t rounded = (count + l.row_align - 1) & ~(l.row_align - 1), sum = rounded;
         for (uint32_t step = 1; step < 32; step *= 2) {
-            uint64_t other = __shfl_up_sync(0xFFFFFFFFu, sum, step);
+            uint32_t other = __shfl_up_sync(0xFFFFFFFFu, sum, step);
             sum += lane >= step ? other : 0;
         }
-        uint64_t start = base + sum - rounded;
-        uint32_t at = start < l.row_capacity ? (uint32_t)start : l.row_capacity;
+        uint32_t start = base + sum - rounded, at = start < l.row_capacity ? start : l.row_capacity;
         base += __shfl_sync(0xFFFFFFFFu, sum, 31);
         if (l.layout == EPG_LAYOUT_MASKED)
             at = e * l.rows_per_expert;
@@ -221,7 +220,7 @@ static __device__ void write_view(const epg__cuda_params &p, const local_routing
         epg__record_failure(l, EPG_ERR_OVERFLOW, EPG_OP_DISPATCH_SEND, 0, p.user.bucket, s.asked);
     if (s.bad_ids)
         epg__record_failure(l, EPG_ERR_ROUTING, EPG_OP_DISPATCH_SEND, 0, l.wire.geometry.logical_experts,
-                            (uint64_t)id_at(p.user, s.first_bad));
+                            (uint64_t)epg__id_at(p.user, s.first_bad));
     if (s.wanted > s.kept)
         epg__record_failure(l, EPG_ERR_OVERFLOW, EPG_OP_DISPATCH_RECV, 0, s.kept, s.wanted);
 }
@@ -246,6 +245,8 @@ static __global__ void __launch_bounds__(LOCAL_THREADS) local_dispatch(const __g
     __syncthreads();
     if (threadIdx.x == blockDim.x - 1)
         arrived = atomicAdd(l.done, 1); /* this block's copy of the epoch is made: nothing else to order */
+    map_choices(l.wire.geometry, &s);
+    __syncthreads();
     count_choices(p, &s, token);
     __syncthreads();
     if (threadIdx.x < 32)
@@ -282,12 +283,12 @@ static __global__ void __launch_bounds__(LOCAL_THREADS) local_dispatch(const __g
 typedef struct local_sum {
     const char *row[EPG_TOPK_MAX];
     float weight[EPG_TOPK_MAX];
-    uint32_t count, bank;
+    uint32_t count, sent, received;
     epg__pair_state pair;
 } local_sum;
 
-/* Warp 0: the rows of a token's partial sum. Its slot is most often its own number, so that its meta is read from there,
- * in both banks, along with what would tell; else it is read again. */
+/* Warp 0: the rows of a token's partial sum. Its slot is most often its own number, so that its meta is read from
+ * there, in both banks, along with what would tell; else it is read again. */
 static __device__ void find_rows(const epg__cuda_params &p, local_sum *s, uint32_t token, bool write)
 {
     const epg__cuda_lane &l = p.lane;
@@ -296,7 +297,7 @@ static __device__ void find_rows(const epg__cuda_params &p, local_sum *s, uint32
     epg_wire_meta *even = epg__meta_at(&l.wire, epg__own_lane(l), epg__slot_index(&l.wire, 0, 0, guess));
     epg_wire_meta *odd = epg__meta_at(&l.wire, epg__own_lane(l), epg__slot_index(&l.wire, 1, 0, guess));
     epg__pair_state pair = *l.pair;
-    uint32_t shares = l.share_count[token], slot = l.shares[token].slot;
+    uint32_t shares = l.share_count[token], slot = l.shares[token].slot, sent = l.sent[0], received = l.received[0];
     uint32_t counts[2] = {even->count, odd->count}, at = lane < topk ? l.place[(size_t)guess * topk + lane] : 0;
     float weights[2] = {0, 0};
     if (lane < topk) {
@@ -323,6 +324,8 @@ static __device__ void find_rows(const epg__cuda_params &p, local_sum *s, uint32
     if (lane == 0) {
         s->count = count;
         s->pair = pair;
+        s->sent = sent;
+        s->received = received;
         if (write && live) {
             missing = missing || (shares && slot == EPG_WIRE_NONE); /* of the separate halves: no slot was left */
             l.flags[token] = missing;
@@ -347,8 +350,8 @@ static __global__ void __launch_bounds__(LOCAL_THREADS) local_combine(const __gr
         find_rows(p, &s, token, part == 0);
     __syncthreads();
     if (blockIdx.x == 0 && threadIdx.x == blockDim.x - 1 && !s.pair.rehearsed) {
-        l.returned[0] = l.sent[0] > 0;
-        leave_signal(l, s.pair.epoch, EPG_WIRE_COMBINE, l.received[0]);
+        l.returned[0] = s.sent > 0;
+        leave_signal(l, s.pair.epoch, EPG_WIRE_COMBINE, s.received);
     }
     if (token >= s.pair.tokens || s.pair.rehearsed)
         return;
@@ -376,11 +379,12 @@ static __global__ void __launch_bounds__(LOCAL_THREADS) local_combine(const __gr
 
 /* ---- launchers ---- */
 
-/* Pieces per row such that the blocks of all tokens are about one per multiprocessor, none smaller than four warps or
- * larger than it may be. */
+/* In how many parts a row is moved, each by a block: with few tokens more, until half of the device is busy; what a
+ * block costs to begin is more than what it saves past that. */
 static uint32_t parts_for(const epg__cuda_shape *shape, uint32_t pieces, uint32_t bucket, uint32_t per_block)
 {
-    uint32_t wanted = shape->units / (bucket ? bucket : 1), most = pieces / 112, least = (pieces + per_block - 1) / per_block;
+    uint32_t wanted = shape->units / 2 / (bucket ? bucket : 1), most = pieces / 224;
+    uint32_t least = (pieces + per_block - 1) / per_block;
     uint32_t parts = wanted < most ? wanted : most;
     parts = parts < 8 ? parts : 8;
     return parts > least ? parts : least;
@@ -393,15 +397,16 @@ static epg_status launch(epg_device *device, epg_stream stream, const epg__cuda_
     params->parts = parts_for(shape, pieces, bucket, LOCAL_THREADS * LOCAL_PER_THREAD);
     uint32_t each = (pieces + params->parts - 1) / params->parts, rounds = (each + LOCAL_THREADS - 1) / LOCAL_THREADS;
     uint32_t block = ((each + rounds - 1) / rounds + 31) / 32 * 32;
-    epg__cuda_launch launch = {kernel, name, {(bucket ? bucket : 1) * params->parts, 1, 1}, block < 64 ? 64 : block, 0, 0,
-                               shape->dependent};
+    epg__cuda_launch launch = {kernel, name, {(bucket ? bucket : 1) * params->parts, 1, 1}, block < 64 ? 64 : block, 0,
+                               0, shape->dependent};
     return epg__cuda_launch_kernel(device, stream, &launch, params);
 }
 
 int epg__cuda_local_dispatch_fits(const epg__cuda_lane *lane, uint32_t bucket)
 {
     const epg_wire_geometry *g = &lane->wire.geometry;
-    return g->ranks == 1 && bucket > 0 && bucket <= g->slots && (uint64_t)bucket * g->topk <= LOCAL_CHOICES && g->experts <= LOCAL_EXPERTS &&
+    return g->ranks == 1 && bucket > 0 && bucket <= g->slots && lane->row_align <= LOCAL_ALIGN &&
+           (uint64_t)bucket * g->topk <= LOCAL_CHOICES && g->experts <= LOCAL_EXPERTS &&
            g->logical_experts <= LOCAL_EXPERTS;
 }
 

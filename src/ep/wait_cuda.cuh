@@ -1,10 +1,10 @@
 /* Bounded waits on the CUDA device: wait_host.c's rules, on the GPU's global timer. Who is to blame is told there.
  *
  * Only kernels of one block wait (dispatch recv and combine recv begin with one), and everything else in a lane is
- * behind it in its stream. So the waits of R ranks on one GPU hold R blocks, one for each lane in flight, and any kernel
- * that they wait for finds room as long as those blocks do not fill the device by themselves: a multiprocessor holds two
- * of them (one while another kernel's block is there), an H200 has 132. No grid ever waits for another grid of its own
- * size, so none needs to be resident whole.
+ * behind it in its stream. So the waits of R ranks on one GPU hold R blocks, one for each lane in flight, and any
+ * kernel that they wait for finds room as long as those blocks do not fill the device by themselves: a multiprocessor
+ * holds two of the largest (1024 threads), an H200 has 132 multiprocessors. No grid ever waits for another grid of its
+ * own size, so none needs to be resident whole.
  *
  * A signal that is nearly there is polled for by one thread per source. What has not come by then is waited for as on
  * the host, one source after the other, published, with a deadline. */
@@ -178,7 +178,8 @@ static __device__ inline void epg__await_signals(const epg__cuda_lane &l, uint32
     if (threadIdx.x == 0 && pending)
         for (uint32_t r = 0; r < l.ranks; r++)
             if (found[r] == EPG__WAIT_PENDING)
-                found[r] = epg__rank_alive(l, r) ? epg__wait_longer(epg__wait_for(l, kind, r, epoch)) : EPG__WAIT_NOTHING;
+                found[r] = !epg__rank_alive(l, r) ? EPG__WAIT_NOTHING
+                                                  : epg__wait_longer(epg__wait_for(l, kind, r, epoch));
     __syncthreads();
 }
 

@@ -1,0 +1,329 @@
+/* Dispatch recv on the CUDA device.
+ *
+ *   place        one block: waits for all signals, counts and places by prefix sums in (source, slot) order
+ *   spread_rows  many: one received row in, a copy to each of its positions (not for rows in place)
+ *
+ * In high-throughput mode one block waits (await_rows) and many place (count_rows, place_all, assign_rows): one block
+ * would take a fifth of a millisecond for 20000 rows, with little else to do on the device. The positions are the same.
+ * Only `place` and `await_rows` wait, in one block each; wait_cuda.cuh says why nothing can starve. */
+#include "ep/lane_cuda_int.cuh"
+#include "ep/wait_cuda.cuh"
+
+/* ---- place ---- */
+
+/* Walks this warp's share of the received rows. A row takes as many lanes as topk, rounded up to a power of two, a lane
+ * per route; what does not fill a warp leaves room for the rows after it, and several such steps are under way at once.
+ * Counts into cursor[expert], or, with `assign`, gives positions: lanes of one expert are in the order of their rows,
+ * since a row names an expert once. */
+static __device__ void walk_rows(const epg__cuda_lane &l, uint32_t epoch, uint32_t first, uint32_t end,
+                                 uint32_t *cursor, bool assign)
+{
+    enum { STEPS = 4 };
+    uint32_t lane = epg__lane_id(), topk = l.wire.geometry.topk, source = 0, slot = 0;
+    uint32_t width = topk > 1 ? 1u << (32 - __clz(topk - 1)) : 1, k = lane & (width - 1), rows = 32 / width;
+    uint32_t bank_rows = (epoch & 1) * l.ranks * l.wire.geometry.slots, row = first + lane / width;
+    if (row < end)
+        epg__find_row(l, row, &source, &slot);
+    uint32_t limit = l.received[source];
+    while (row - lane / width < end) {
+        epg_wire_meta head[STEPS];
+        epg_wire_route route[STEPS];
+        uint32_t from[STEPS], index[STEPS];
+#pragma unroll
+        for (int b = 0; b < STEPS; b++, row += rows, slot += rows) {
+            head[b].count = 0;
+            if (row >= end)
+                continue;
+            while (slot >= limit) {
+                slot -= limit;
+                limit = l.received[++source];
+            }
+            from[b] = source;
+            index[b] = bank_rows + source * l.wire.geometry.slots + slot;
+            epg_wire_meta *meta = epg__meta_at(&l.wire, epg__own_lane(l), index[b]);
+            head[b] = *meta;
+            if (k < topk)
+                route[b] = epg__routes_of(meta)[k];
+        }
+#pragma unroll
+        for (int b = 0; b < STEPS; b++) {
+            bool mine = k < head[b].count;
+            uint32_t active = __ballot_sync(0xFFFFFFFFu, mine);
+            if (mine) {
+                uint32_t e = route[b].expert, peers = __match_any_sync(active, e);
+                uint32_t nth = cursor[e] + __popc(peers & ((1u << lane) - 1));
+                __syncwarp(active);
+                if (peers >> lane == 1) /* the last of them */
+                    cursor[e] = nth + 1;
+                if (assign) {
+                    uint32_t at = nth < l.counts[e] ? l.offsets[e] + nth : EPG_WIRE_NONE;
+                    l.place[(size_t)(index[b] - bank_rows) * topk + k] = at;
+                    if (at != EPG_WIRE_NONE) {
+                        l.row_source[at] = from[b];
+                        l.row_token[at] = head[b].token;
+                        l.row_weight[at] = route[b].weight;
+                        if (l.layout == EPG_LAYOUT_IN_PLACE)
+                            l.row_index[at] = index[b];
+                    }
+                }
+            }
+            __syncwarp();
+        }
+    }
+}
+
+/* Sum over the block of `value` in the threads before this one; *all: over all threads. */
+static __device__ uint64_t sum_before(uint64_t value, uint64_t *all)
+{
+    __shared__ uint64_t warps[EPG_CUDA_WARPS];
+    uint32_t lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+    uint64_t sum = value, before = 0;
+    for (int step = 1; step < 32; step *= 2) {
+        uint64_t other = __shfl_up_sync(0xFFFFFFFFu, sum, step);
+        sum += lane >= step ? other : 0;
+    }
+    __syncthreads();
+    if (lane == 31)
+        warps[warp] = sum;
+    __syncthreads();
+    *all = 0;
+    for (uint32_t w = 0; w < blockDim.x / 32; w++) {
+        before += w < warp ? warps[w] : 0;
+        *all += warps[w];
+    }
+    return before + sum - value;
+}
+
+/* Turns the experts' counts into first positions and cuts what does not fit. An expert's start is the sum of the counts
+ * before it, each rounded up to row_align, and at most the capacity. Returns the rows that were wanted. */
+static __device__ uint64_t place_experts(const epg__cuda_lane &l)
+{
+    uint64_t base = 0, wanted = 0, kept_all = 0, all;
+    for (uint32_t first = 0; first < l.local_experts; first += blockDim.x) {
+        uint32_t e = first + threadIdx.x, count = e < l.local_experts ? l.counts[e] : 0, room;
+        uint64_t rounded = ((uint64_t)count + l.row_align - 1) & ~(uint64_t)(l.row_align - 1);
+        uint64_t at = base + sum_before(rounded, &all);
+        base += all;
+        if (l.layout == EPG_LAYOUT_MASKED) {
+            at = (uint64_t)e * l.rows_per_expert;
+            room = l.rows_per_expert;
+        } else {
+            at = at < l.row_capacity ? at : l.row_capacity;
+            room = l.row_capacity - (uint32_t)at;
+        }
+        uint32_t kept = count < room ? count : room;
+        if (e < l.local_experts) {
+            l.offsets[e] = (uint32_t)at;
+            l.counts[e] = kept;
+            if (e == l.local_experts - 1)
+                l.offsets[e + 1] = l.layout == EPG_LAYOUT_MASKED ? l.row_capacity : (uint32_t)at + kept;
+        }
+        sum_before(kept, &all);
+        kept_all += all;
+        sum_before(count, &all);
+        wanted += all;
+    }
+    if (threadIdx.x == 0) {
+        *l.total = (uint32_t)kept_all;
+        if (wanted > kept_all) {
+            epg__count(l, EPG_COUNT_DROPPED_ROWS, wanted - kept_all);
+            epg__record_failure(l, EPG_ERR_OVERFLOW, EPG_OP_DISPATCH_RECV, l.rank, kept_all, wanted);
+        }
+    }
+    return wanted;
+}
+
+/* The whole block: waits, and says how many rows came of each rank. */
+static __device__ void receive_counts(const epg__cuda_params &p, const epg__pair_state &pair)
+{
+    const epg__cuda_lane &l = p.lane;
+    uint32_t slots = l.wire.geometry.slots;
+    if (!pair.rehearsed)
+        epg__await_signals(l, EPG_WIRE_DISPATCH, pair.epoch, NULL, l.received);
+    epg__admit_next_kernel();
+    for (uint32_t r = threadIdx.x; r < l.ranks; r += blockDim.x) {
+        uint32_t count = pair.rehearsed || p.is_void || l.received[r] == EPG__WAIT_NOTHING ? 0 : l.received[r];
+        l.received[r] = count < slots ? count : slots;
+    }
+}
+
+/* The rows of warp `warp` of `warps`. */
+static __device__ epg__span rows_of(uint32_t rows, uint32_t warp, uint32_t warps)
+{
+    uint32_t each = (rows + warps - 1) / warps, first = warp * each < rows ? warp * each : rows;
+    epg__span span = {first, first + each < rows ? first + each : rows};
+    return span;
+}
+
+static __global__ void __launch_bounds__(EPG_CUDA_BLOCK) place(const __grid_constant__ epg__cuda_params p)
+{
+    extern __shared__ uint32_t shared[];
+    const epg__cuda_lane &l = p.lane;
+    uint32_t warp = threadIdx.x / 32, warps = blockDim.x / 32, *table = p.shared_words ? shared : l.scratch;
+
+    epg__await_earlier_kernels();
+    epg__pair_state pair = *l.pair;
+    for (uint32_t i = threadIdx.x; i < warps * l.local_experts; i += blockDim.x)
+        table[i] = 0;
+    receive_counts(p, pair);
+    __syncthreads();
+    epg__span mine = rows_of(epg__received_rows(l), warp, warps);
+    walk_rows(l, pair.epoch, mine.first, mine.end, table + warp * l.local_experts, false);
+    __syncthreads();
+    epg__scan_warps(table, l.local_experts, l.counts);
+    __syncthreads();
+    place_experts(l);
+    __syncthreads();
+    walk_rows(l, pair.epoch, mine.first, mine.end, table + warp * l.local_experts, true);
+}
+
+/* ---- the same, for many rows ---- */
+
+static __global__ void __launch_bounds__(EPG_CUDA_BLOCK) await_rows(const __grid_constant__ epg__cuda_params p)
+{
+    epg__await_earlier_kernels();
+    receive_counts(p, *p.lane.pair);
+}
+
+/* A warp's own row of the table: in shared memory where it fits. */
+static __device__ uint32_t *cursor_of(const epg__cuda_params &p, uint32_t *shared)
+{
+    uint32_t experts = p.lane.local_experts;
+    return p.shared_words ? shared + threadIdx.x / 32 * experts : p.lane.scratch + epg__first_item() * experts;
+}
+
+/* Copies this warp's row of the table from where it is to where it is used, or back. */
+static __device__ void copy_cursor(uint32_t *to, const uint32_t *from, uint32_t experts)
+{
+    __syncwarp();
+    for (uint32_t e = epg__lane_id(); e < experts; e += 32)
+        to[e] = from ? from[e] : 0;
+    __syncwarp();
+}
+
+static __global__ void __launch_bounds__(256) count_rows(const __grid_constant__ epg__cuda_params p)
+{
+    extern __shared__ uint32_t shared[];
+    const epg__cuda_lane &l = p.lane;
+    uint32_t *cursor = cursor_of(p, shared);
+    epg__await_earlier_kernels();
+    epg__admit_next_kernel();
+    epg__span mine = rows_of(epg__received_rows(l), epg__first_item(), epg__item_stride());
+    copy_cursor(cursor, NULL, l.local_experts);
+    walk_rows(l, l.pair->epoch, mine.first, mine.end, cursor, false);
+    if (p.shared_words)
+        copy_cursor(l.scratch + epg__first_item() * l.local_experts, cursor, l.local_experts);
+}
+
+/* One block: turns the counts of all warps into starts, and places the experts. A warp takes an expert. */
+static __global__ void __launch_bounds__(EPG_CUDA_BLOCK) place_all(const __grid_constant__ epg__cuda_params p)
+{
+    const epg__cuda_lane &l = p.lane;
+    uint32_t lane = epg__lane_id();
+    epg__await_earlier_kernels();
+    epg__admit_next_kernel();
+    for (uint32_t e = threadIdx.x / 32; e < l.local_experts; e += blockDim.x / 32) {
+        uint32_t before = 0;
+        for (uint32_t chunk = lane; chunk < l.chunks; chunk += 32) {
+            uint32_t *cell = &l.scratch[chunk * l.local_experts + e], count = *cell, sum = count;
+            for (uint32_t step = 1; step < 32; step *= 2) {
+                uint32_t other = __shfl_up_sync(0xFFFFFFFFu, sum, step);
+                sum += lane >= step ? other : 0;
+            }
+            *cell = before + sum - count;
+            before += __shfl_sync(0xFFFFFFFFu, sum, 31);
+        }
+        if (lane == 0)
+            l.counts[e] = before;
+    }
+    __syncthreads();
+    place_experts(l);
+}
+
+static __global__ void __launch_bounds__(256) assign_rows(const __grid_constant__ epg__cuda_params p)
+{
+    extern __shared__ uint32_t shared[];
+    const epg__cuda_lane &l = p.lane;
+    uint32_t *cursor = cursor_of(p, shared);
+    epg__await_earlier_kernels();
+    epg__admit_next_kernel();
+    epg__span mine = rows_of(epg__received_rows(l), epg__first_item(), epg__item_stride());
+    if (p.shared_words)
+        copy_cursor(cursor, l.scratch + epg__first_item() * l.local_experts, l.local_experts);
+    walk_rows(l, l.pair->epoch, mine.first, mine.end, cursor, true);
+}
+
+/* ---- spread_rows ---- */
+
+static __global__ void __launch_bounds__(256) spread_rows(const __grid_constant__ epg__cuda_params p)
+{
+    const epg__cuda_lane &l = p.lane;
+    uint32_t topk = l.wire.geometry.topk, lane = epg__lane_id();
+
+    epg__await_earlier_kernels();
+    epg__admit_next_kernel();
+    uint32_t bank = l.pair->epoch & 1, rows = epg__received_rows(l);
+    for (uint32_t item = epg__first_item(); item < rows * p.parts; item += epg__item_stride()) {
+        uint32_t source, slot, at = EPG_WIRE_NONE;
+        epg__find_row(l, item / p.parts, &source, &slot);
+        size_t index = epg__slot_index(&l.wire, bank, source, slot);
+        if (lane < topk)
+            at = l.place[((size_t)source * l.wire.geometry.slots + slot) * topk + lane];
+        uint32_t count = epg__meta_at(&l.wire, epg__own_lane(l), index)->count;
+        epg__copy_row((const epg__piece *)epg__row_at(&l.wire, epg__own_lane(l), index),
+                 at == EPG_WIRE_NONE ? NULL : l.expert_rows + (size_t)at * l.wire.row_bytes, count,
+                 epg__part_of(epg__pieces_of(l), item % p.parts, p.parts));
+    }
+}
+
+/* ---- launchers ---- */
+
+/* `place`, by many blocks. */
+static epg_status place_many(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
+                             epg__cuda_params *params)
+{
+    uint32_t blocks = params->lane.chunks / 8, experts = params->lane.local_experts;
+    const struct step {
+        const void *kernel;
+        const char *name;
+        uint32_t blocks, threads, columns;
+    } steps[] = {
+        {(const void *)await_rows, "dispatch recv: wait", 1, epg__cuda_block_for(params->lane.ranks, 32), 0},
+        {(const void *)count_rows, "dispatch recv: count", blocks, 256, experts},
+        {(const void *)place_all, "dispatch recv: place", 1, EPG_CUDA_BLOCK, 0},
+        {(const void *)assign_rows, "dispatch recv: assign", blocks, 256, experts},
+    };
+    epg_status status = EPG_OK;
+    for (int i = 0; i < 4 && status == EPG_OK; i++)
+        status = epg__cuda_launch_table(device, stream, shape, steps[i].kernel, steps[i].name, steps[i].blocks,
+                                        steps[i].threads, steps[i].columns, params);
+    return status;
+}
+
+epg_status epg__cuda_dispatch_recv(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
+                                   epg__cuda_params *params)
+{
+    const epg_wire_geometry *g = &params->lane.wire.geometry;
+    uint64_t most = (uint64_t)g->ranks * g->slots;
+    epg_status status;
+    if (params->is_ht && params->lane.chunks && !params->is_void)
+        status = place_many(device, stream, shape, params);
+    else
+        status = epg__cuda_launch_table(device, stream, shape, (const void *)place, "dispatch recv: place", 1,
+                                        epg__cuda_block_for(most / 2, 128), params->lane.local_experts, params);
+    if (status != EPG_OK || params->lane.layout == EPG_LAYOUT_IN_PLACE || params->is_void)
+        return status;
+    return epg__cuda_launch_rows(device, stream, shape, (const void *)spread_rows, "dispatch recv: rows", most, params);
+}
+
+epg_status epg__cuda_recv_prepare(epg_device *device)
+{
+    const void *const tables[] = {(const void *)place, (const void *)count_rows, (const void *)assign_rows};
+    const void *const others[] = {(const void *)spread_rows, (const void *)await_rows, (const void *)place_all};
+    epg_status status = EPG_OK;
+    for (int i = 0; i < 3 && status == EPG_OK; i++)
+        status = epg__cuda_kernel_prepare(device, tables[i], EPG_CUDA_TABLE_BYTES);
+    for (int i = 0; i < 3 && status == EPG_OK; i++)
+        status = epg__cuda_kernel_prepare(device, others[i], 0);
+    return status;
+}

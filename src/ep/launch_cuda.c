@@ -1,0 +1,33 @@
+/* How the general kernels of dispatch and combine are launched. */
+#include "ep/lane_cuda_int.h"
+
+epg_status epg__cuda_launch_table(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
+                                  const void *kernel, const char *name, uint32_t blocks, uint32_t threads,
+                                  uint32_t columns, epg__cuda_params *params)
+{
+    size_t bytes = (size_t)(threads / 32 + 1) * columns * sizeof(uint32_t);
+    uint32_t shared = bytes <= EPG_CUDA_TABLE_BYTES ? (uint32_t)bytes : 0;
+    epg__cuda_launch launch = {kernel, name, {blocks, 1, 1}, threads, shared, 0, shape->dependent};
+    params->shared_words = launch.shared_bytes / 4;
+    return epg__cuda_launch_kernel(device, stream, &launch, params);
+}
+
+uint32_t epg__cuda_block_for(uint64_t threads, uint32_t least)
+{
+    threads = (threads + 31) / 32 * 32;
+    return threads < least ? least : threads > EPG_CUDA_BLOCK ? EPG_CUDA_BLOCK : (uint32_t)threads;
+}
+
+epg_status epg__cuda_launch_rows(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
+                                 const void *kernel, const char *name, uint64_t rows, epg__cuda_params *params)
+{
+    enum { BLOCK = 256, PIECES = 64 }; /* threads; pieces that a warp should have at least */
+    uint32_t pieces = (uint32_t)(params->lane.wire.row_bytes / 16), most = shape->units * 8, parts = 1;
+    while (parts < 8 && rows * parts * 2 <= (uint64_t)shape->units * 16 && pieces / (parts * 2) >= PIECES)
+        parts *= 2;
+    params->parts = parts;
+    uint64_t blocks = (rows * parts + BLOCK / 32 - 1) / (BLOCK / 32);
+    epg__cuda_launch launch = {kernel, name, {blocks < most ? (uint32_t)blocks : most, 1, 1}, BLOCK, 0, 0,
+                               shape->dependent};
+    return epg__cuda_launch_kernel(device, stream, &launch, params);
+}
