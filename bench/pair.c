@@ -1,8 +1,8 @@
 /* What a dispatch and its combine take on a GPU: hidden 7168, top-8, bf16, experts that hand back their input.
  *
  * First one rank: a graph of one pair, 50 replays between two events. Then eight virtual ranks at once, each with a
- * graph of several pairs: the slowest rank's time, beside the bytes that must be moved over the rate of a copy kernel in
- * the same run (docs/results-h200.md has the formula). */
+ * graph of several pairs: the slowest rank's time, beside the bytes that must be moved over the rate of a copy kernel
+ * in the same run (docs/results-h200.md has the formula). */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -3,8 +3,8 @@
  * The protocol is the same: one epoch per pair, the same banks, meta and positions, both signals; whatever the halves
  * of a pair leave behind for each other is left behind here too, so that either operation may meet the two separate
  * halves of the other. What is left out is what nobody reads: a row travels from the caller's buffer to its positions
- * at once, and a partial sum is rounded as if it had been returned, but not stored. The signals tell nothing new either: their
- * only reader, this rank, is behind them in the stream.
+ * at once, and a partial sum is rounded as if it had been returned, but not stored. The signals tell nothing new
+ * either: their only reader, this rank, is behind them in the stream.
  *
  * No block waits for another. Every block works out the whole routing for itself in shared memory, by counting, which
  * is faster for a few hundred choices than to tell each other; each then moves its piece of one row. The epoch is
