@@ -86,7 +86,7 @@ EPG_API epg_status epg_device_describe(epg_device *device, epg_device_info *info
  * reckoned from the host's clock and an offset measured at creation. May run during capture. */
 EPG_API uint64_t epg_device_now_ns(epg_device *device);
 
-/* Waits for all work of all streams. 900 or 906 while a stream of the device captures. */
+/* Waits for all work of all streams. 900 while any stream of the device captures, and invalidates every capture. */
 EPG_API epg_status epg_device_synchronize(epg_device *device);
 
 /* ---- streams. Creation and destruction may run during capture. ---- */

@@ -108,8 +108,8 @@ epg_status epg__capture_check_unsafe(epg__host_device *device, const char *what)
     if (!found)
         return EPG_OK;
     return epg__fail(EPG_ERR_CAPTURE_UNSUPPORTED,
-                     "%s is not allowed during capture %llu, which %s thread began; it would be with this thread's capture "
-                     "mode relaxed", what, (unsigned long long)found->id, found->owner == self ? "this" : "another");
+                     "%s is not allowed during capture %llu, which %s thread began; it would be with this thread's "
+                     "capture mode relaxed", what, (unsigned long long)found->id, found->owner == self ? "this" : "another");
 }
 
 /* Rule 2. */
@@ -264,12 +264,10 @@ static epg_status wait_captured(epg_stream stream, epg_event event)
         return epg__fail(EPG_ERR_CAPTURE_IMPLICIT, "%s: the legacy stream cannot join capture %llu", what, id);
     }
     EPG_TRY(epg__capture_check_work(stream, what));
-    if (!from && to) {
-        invalidate(to, what);
+    if (!from) {
+        epg__capture_spoil(stream, EPG_ERR_INVALID, what);
         return epg__fail(EPG_ERR_INVALID, "%s: the event is from capture %llu, which has ended", what, id);
     }
-    if (!from)
-        return epg__fail(EPG_ERR_INVALID, "%s: the event is from capture %llu, which has ended", what, id);
     if (from->spoiler && !to)
         return epg__fail(EPG_ERR_INVALID, "%s: the event is from capture %llu, which %s invalidated", what, id,
                          from->spoiler);
@@ -382,8 +380,8 @@ static epg_status check_joined(const epg__host_capture *capture)
         const epg__host_node *node = &body->nodes[n];
         if (!node->mark)
             return epg__fail(EPG_ERR_CAPTURE_UNJOINED,
-                             "epg_capture_end: node %zu (\"%s\") of capture %llu, on a forked stream, was not joined", n,
-                             node->work->name, (unsigned long long)capture->id);
+                             "epg_capture_end: node %zu (\"%s\") of capture %llu, on a forked stream, was not joined",
+                             n, node->work->name, (unsigned long long)capture->id);
         for (size_t i = 0; i < node->deps.count; i++)
             body->nodes[node->deps.nodes[i]].mark = true;
     }

@@ -272,7 +272,7 @@ static int outlived(test_rank *self)
         if (capture(self, &r, 0, 1 + round, EPG_MODE_HT, TOKENS, &exec))
             return 1;
         RANK_OK(epg_exec_launch(self->device, exec, self->stream));
-        RANK_OK(epg_exec_destroy(self->device, exec)); /* waits for the replay */
+        RANK_OK(epg_exec_destroy(self->device, exec)); /* the replay in flight runs to its end */
         if (pairs(self, &r, 1 + round, 1, EPG_MODE_LL, TOKENS) || check_outputs(self, &r, 0, 2 + round))
             return 1;
     }
