@@ -51,7 +51,7 @@ typedef struct epg_group_options {
     uint32_t hidden;          /* elements per row, a multiple of 8 */
     uint32_t topk;            /* experts per token, 1..EPG_TOPK_MAX */
     uint32_t max_tokens;      /* most tokens a rank sends in one pair */
-    uint32_t slots;           /* rows held per source rank and bank, 1..max_tokens; 0: max_tokens (nothing can overflow) */
+    uint32_t slots;           /* rows held per source rank and bank, 1..max_tokens; 0: max_tokens (none overflows) */
     uint32_t lanes;           /* 1..EPG_LANES_MAX */
     epg_dtype row_type;
     epg_layout layout;
@@ -172,13 +172,15 @@ typedef enum epg_operation {
 /* The first failure of this rank's device work: the first cause, not what followed from it. */
 typedef struct epg_group_record {
     uint32_t size;
-    epg_status status;        /* EPG_OK: nothing failed. TIMEOUT, ABORTED, MASKED, GONE, PAIRS, ROUTING, OVERFLOW or STATE */
+    epg_status status;        /* EPG_OK: nothing failed. Else EPG_ERR_TIMEOUT, ABORTED, MASKED, GONE, PAIRS, ROUTING,
+                                 OVERFLOW or STATE */
     epg_operation operation;
     uint32_t lane;
     uint32_t epoch;
     uint32_t peer;            /* the rank waited for */
     uint64_t expected;        /* the signal's epoch; ROUTING: the number of logical experts; OVERFLOW: the capacity */
-    uint64_t seen;            /* the epoch last seen there; ROUTING: the id, sign-extended; OVERFLOW: the rows that came */
+    uint64_t seen;            /* the epoch last seen there; ROUTING: the id, sign-extended; OVERFLOW: the rows that
+                                 came */
     uint64_t time_ns;         /* on the device's clock */
 } epg_group_record;
 #define EPG_GROUP_RECORD_INIT {sizeof(epg_group_record), EPG_OK, EPG_OP_NONE, 0, 0, 0, 0, 0, 0}
@@ -231,8 +233,8 @@ typedef struct epg_admission {
  * rehearsal that leaves a record of EPG_ERR_STATE. */
 EPG_API epg_status epg_group_join(epg_team *team, const epg_group_options *options, epg_group **group);
 
-/* Enqueues the admission on `stream`: after the earlier pairs of all lanes and before all later ones, with no pair open,
- * not captured; ahead of the epochs by any number of pairs. `admission` is copied.
+/* Enqueues the admission on `stream`: after the earlier pairs of all lanes and before all later ones, with no pair
+ * open, not captured; ahead of the epochs by any number of pairs. `admission` is copied.
  *
  * Where this rank stays: masks what is gone, with every earlier incarnation of those that join, and takes these in when
  * each lane comes to its epoch. A lane that is past it leaves a record of EPG_ERR_PAIRS with the operation "join", and

@@ -71,7 +71,7 @@ typedef struct epg_runner_options {
     const uint32_t *buckets;       /* ascending, from 1; NULL: the default list up to max_bucket */
     uint32_t bucket_count;         /* at most EPG_BUCKETS_MAX */
     uint32_t max_bucket;           /* with buckets NULL; at least 1 */
-    epg_group *const *groups;      /* groups the step uses: they rehearse in warm-ups, and their operations are counted */
+    epg_group *const *groups;      /* groups the step uses: they rehearse in warm-ups, their operations are counted */
     uint32_t group_count;
     int warmups;                   /* -1: the setting EPGRAPH_WARMUPS */
     int probe;                     /* 0: no blocking probe capture */

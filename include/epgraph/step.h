@@ -35,7 +35,7 @@ typedef struct epg_step_config {
 typedef struct epg_step_report {
     uint32_t prefill_tokens;   /* prompt tokens waiting */
     uint32_t decode_tokens;    /* sequences that need their next token */
-    uint32_t spec_tokens;      /* speculative tokens beside each of those: decode runs decode_tokens * (1 + spec_tokens) */
+    uint32_t spec_tokens;      /* speculative tokens beside each of those: decode_tokens * (1 + spec_tokens) run */
     uint32_t prefill_streak;   /* prefill steps in a row that this rank ran up to now */
     uint32_t pairs[EPG_LANES_MAX]; /* pairs this rank wants in each lane of a step */
     uint32_t epochs[EPG_LANES_MAX]; /* pairs enqueued so far, as each lane's epoch counts them: first_epoch and on. A
@@ -79,8 +79,8 @@ EPG_API epg_status epg_stepper_create(epg_team *team, const epg_step_config *con
 EPG_API void epg_stepper_destroy(epg_stepper *stepper);
 EPG_API epg_status epg_stepper_begin(epg_stepper *stepper, const epg_step_report *report);
 
-/* `mine` gets this rank's plan; `all`, where not NULL, every rank's ([team size]). After EPG_ERR_TIMEOUT, which names the
- * ranks that did not report, the exchange is still open: retire them (epg_team_retire) and call it again. */
+/* `mine` gets this rank's plan; `all`, where not NULL, every rank's ([team size]). After EPG_ERR_TIMEOUT, which names
+ * the ranks that did not report, the exchange is still open: retire them (epg_team_retire) and call it again. */
 EPG_API epg_status epg_stepper_end(epg_stepper *stepper, epg_step_plan *mine, epg_step_plan *all);
 
 /* What the last plans say to epg_group_admit, where join_ranks is not 0. The arrays last until the next

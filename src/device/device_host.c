@@ -10,7 +10,6 @@
 #include <unistd.h>
 #include "device/device_host_int.h"
 
-
 static uint64_t device_now_ns(epg_device *device)
 {
     if (device->simulator)
@@ -20,7 +19,7 @@ static uint64_t device_now_ns(epg_device *device)
 
 /* ---- threads and the default streams ---- */
 
-epg__host_thread *epg__host_thread_peek(epg__host_device *device) 
+epg__host_thread *epg__host_thread_peek(epg__host_device *device)
 {
     epg__engine *engine = epg__host_engine(device);
     return engine->ops->local_get(engine);

@@ -96,7 +96,8 @@ epg_status epg__host_graph_node_count(epg_device *device, epg_graph graph, size_
 
 /* ---- the dump ---- */
 
-epg_status epg__host_graph_dot(epg_device *device, epg_graph graph, void (*write)(void *ctx, const char *text), void *ctx)
+epg_status epg__host_graph_dot(epg_device *device, epg_graph graph, void (*write)(void *ctx, const char *text),
+                               void *ctx)
 {
     static const char *const shape[] = {"box", "ellipse", "parallelogram", "parallelogram", "house", "invhouse"};
     const epg__host_body *body = graph->body;
@@ -205,8 +206,8 @@ static epg_status claim_body(epg__host_device *device, epg__host_body *body)
     epg_status status = EPG_OK;
     epg__host_lock(device);
     if (body->memory_nodes && body->execs) {
-        status = epg__fail(EPG_ERR_UNSUPPORTED, "epg_graph_instantiate: the graph allocates or frees memory (%zu nodes) "
-                           "and has an executable already", body->memory_nodes);
+        status = epg__fail(EPG_ERR_UNSUPPORTED, "epg_graph_instantiate: the graph allocates or frees memory (%zu "
+                           "nodes) and has an executable already", body->memory_nodes);
     } else {
         body->execs++;
         body->refs++;

@@ -107,8 +107,8 @@ struct epg_event_st {
     epg__host_frontier frontier;
 };
 
-/* What a thread (in a simulation, a host program) owns on one device. Made on first need, freed with the device, so that
- * a pointer to it names a thread for good. */
+/* What a thread (in a simulation, a host program) owns on one device. Made on first need, freed with the device, so
+ * that a pointer to it names a thread for good. */
 typedef struct epg__host_thread {
     struct epg__host_thread *next;
     epg_capture_mode mode;
@@ -177,6 +177,7 @@ void epg__host_work_run(epg__engine *engine, const epg__host_work *work); /* a n
 /* With the lock held. push takes the work over on success only. */
 epg_stream epg__host_stream_new(epg__host_device *device, bool legacy, bool blocking);
 epg_status epg__host_push(epg_stream stream, epg__host_work *work);
+bool epg__host_stream_clear(epg_stream stream); /* nothing to run, and nothing to wait for */
 
 /* Drops what is queued in the streams of this home, or in all, whose workers were cut off. They may be used again. */
 void epg__host_streams_drop(epg__host_device *device, uint32_t home, bool all);
@@ -200,9 +201,8 @@ epg_status epg__host_launch(epg_device *device, epg_stream stream, void (*fn)(co
 
 /* ---- device_host_event.c ---- */
 void epg__host_record_finish(epg__host_record *record); /* with the lock held */
-void epg__host_record_drop(epg__host_record *record); /* with the lock held; NULL does nothing */
+void epg__host_record_drop(epg__host_record *record);   /* with the lock held; NULL does nothing */
 void epg__host_records_end(epg__host_device *device);
-bool epg__host_stream_clear(epg_stream stream);         /* nothing to run, and nothing to wait for; device_host_stream.c */
 
 epg_status epg__host_event_create(epg_device *device, epg_event *event);
 epg_status epg__host_event_destroy(epg_device *device, epg_event event);
@@ -288,7 +288,8 @@ void epg__host_replay_drop(epg_exec exec);           /* a launch of it will neve
 
 epg_status epg__host_graph_destroy(epg_device *device, epg_graph graph);
 epg_status epg__host_graph_node_count(epg_device *device, epg_graph graph, size_t *nodes);
-epg_status epg__host_graph_dot(epg_device *device, epg_graph graph, void (*write)(void *ctx, const char *text), void *ctx);
+epg_status epg__host_graph_dot(epg_device *device, epg_graph graph, void (*write)(void *ctx, const char *text),
+                               void *ctx);
 epg_status epg__host_graph_instantiate(epg_device *device, epg_graph graph, epg_exec *exec);
 epg_status epg__host_exec_destroy(epg_device *device, epg_exec exec);
 epg_status epg__host_exec_launch(epg_device *device, epg_exec exec, epg_stream stream);

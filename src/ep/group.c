@@ -357,18 +357,22 @@ static epg_status say(const epg_group *g, const epg_group_record *r)
     switch (r->status) {
     case EPG_OK: return EPG_OK;
     case EPG_ERR_ROUTING:
-        return epg__fail(r->status, "rank %u, %s, epoch %u: expert id %lld is out of range 0..%llu, chosen twice, or mapped to no expert",
-                         me, op, r->epoch, (long long)r->seen, expected - 1);
+        return epg__fail(r->status,
+                         "rank %u, %s, epoch %u: expert id %lld is out of range 0..%llu, chosen twice, or mapped to no "
+                         "expert", me, op, r->epoch, (long long)r->seen, expected - 1);
     case EPG_ERR_OVERFLOW:
-        return epg__fail(r->status, "rank %u, %s, epoch %u: %llu rows came where %llu fit", me, op, r->epoch, seen, expected);
+        return epg__fail(r->status, "rank %u, %s, epoch %u: %llu rows came where %llu fit", me, op, r->epoch, seen,
+                         expected);
     case EPG_ERR_STATE:
-        return epg__fail(r->status, "rank %u, %s, lane %u: a replay before the rank was admitted again", me, op, r->lane);
+        return epg__fail(r->status, "rank %u, %s, lane %u: a replay before the rank was admitted again", me, op,
+                         r->lane);
     case EPG_ERR_TIMEOUT:
-        return epg__fail(r->status, "rank %u, %s, lane %u: no signal from rank %u for epoch %llu in %u ms (last seen: %llu)",
-                         me, op, r->lane, r->peer, expected, g->options.timeout_ms, seen);
+        return epg__fail(r->status,
+                         "rank %u, %s, lane %u: no signal from rank %u for epoch %llu in %u ms (last seen: %llu)", me, op,
+                         r->lane, r->peer, expected, g->options.timeout_ms, seen);
     default:
-        return epg__fail(r->status, "rank %u, %s, lane %u, waiting for rank %u: %s (expected epoch %llu, seen %llu)", me, op,
-                         r->lane, r->peer, epg_status_text(r->status), expected, seen);
+        return epg__fail(r->status, "rank %u, %s, lane %u, waiting for rank %u: %s (expected epoch %llu, seen %llu)", me,
+                         op, r->lane, r->peer, epg_status_text(r->status), expected, seen);
     }
 }
 

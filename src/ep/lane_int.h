@@ -123,7 +123,7 @@ int epg__await_invitation(const epg__lane *lane, uint32_t peer);
 /* Dispatch send, after it opened its pair: takes in the ranks whose epoch this is. */
 void epg__admit_due(epg__lane *lane);
 
-/* 1 where `rank` is taken in with the next pair: it gets this pair's dispatch signal, without rows, as its invitation. */
+/* 1 where `rank` is taken in with the next pair: this pair's dispatch signal, without rows, is its invitation. */
 int epg__is_invited(const epg__lane *lane, uint32_t rank);
 
 /* The kernel of epg_group_admit. `members` has room for all ranks. */

@@ -14,7 +14,7 @@ typedef struct epg__pair_state {
     uint32_t epoch, tokens, rehearsed, zero;
 } epg__pair_state;
 
-/* A rank that is to be taken in: which life of it, and at which epoch. Incarnation 0: none (a first life never joins). */
+/* A rank that is to be taken in: which life of it, and at which epoch. Incarnation 0: none; no first life joins. */
 typedef struct epg__entry {
     uint32_t incarnation, epoch;
 } epg__entry;

@@ -24,7 +24,8 @@ int epg__wire_plan(const epg_wire_geometry *g, epg_wire_layout *w)
         !place(&end, cells, w->meta_bytes, &w->meta) || !place(&end, cells, w->row_bytes, &w->rows) ||
         !place(&end, cells, w->row_bytes, &w->returns) || !place(&end, 0, 0, &w->lane_bytes))
         return 0;
-    return place(&all, ranks, sizeof(uint32_t), &w->mask) && place(&all, g->lanes * ranks, sizeof(uint32_t), &w->incarnation) &&
+    return place(&all, ranks, sizeof(uint32_t), &w->mask) &&
+           place(&all, g->lanes * ranks, sizeof(uint32_t), &w->incarnation) &&
            place(&all, g->lanes, w->lane_bytes, &w->lanes) && (w->total = all) != 0;
 }
 

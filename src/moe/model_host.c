@@ -22,7 +22,8 @@ static epg_status bind_group(epg_model *model, epg_group *group)
     const epg_team *team = epg_group_team(group);
     const epg_device *device = epg_team_device(team);
     if (device->info.kind != EPG_DEVICE_HOST)
-        return epg__fail(EPG_ERR_UNSUPPORTED, "models have kernels for the host device alone; this is %s", device->info.name);
+        return epg__fail(EPG_ERR_UNSUPPORTED, "models have kernels for the host device alone; this is %s",
+                         device->info.name);
     EPG_TRY(epg_group_get_options(group, limits));
     EPG_TRY(compare("experts", limits->experts, model->shape.experts));
     EPG_TRY(compare("logical_experts", limits->logical_experts, model->shape.experts));

@@ -23,7 +23,7 @@ typedef struct epg__team_ops {
      * handle has not joined yet; contents as they are. `bytes` as they were. */
     epg_status (*symmetric_join)(epg_team *team, size_t bytes, void **peers);
 
-    /* Not collective; the caller knows that no peer uses it any more. Does nothing once a later incarnation joined it. */
+    /* Not collective; the caller knows that no peer uses it any more. Does nothing once a later life joined it. */
     void (*symmetric_free)(epg_team *team, void *own);
 
     /* Adds a function that epg_team_abort (of any rank) calls, from the aborting thread, once; at once if the team is

@@ -5,8 +5,8 @@
  * ranks have read n: two generations of posts would do. There are three because a rank that takes a retired place
  * begins with the first number that nobody has posted, n+1, and another may still be reading n-1.
  *
- * A retired rank's posts of the past count; nobody waits for others. Every rank sees the same: a rank is retired once it
- * posts nothing more, and the next on its place begins with a number that nobody can have read.
+ * A retired rank's posts of the past count; nobody waits for others. Every rank sees the same: a rank is retired once
+ * it posts nothing more, and the next on its place begins with a number that nobody can have read.
  *
  * Symmetric memory is freed when the last rank gives it back, not the first: a rank that failed may leave while its
  * peers still write to it. */
@@ -479,7 +479,8 @@ static epg_status join_shares(threads_team *team, symmetric *s, size_t bytes, vo
 {
     struct share *mine = &s->shares[team->head.rank];
     if (s->bytes != bytes)
-        return epg__fail(EPG_ERR_MISMATCH, "rank %u joins %zu symmetric bytes with %zu", team->head.rank, s->bytes, bytes);
+        return epg__fail(EPG_ERR_MISMATCH, "rank %u joins %zu symmetric bytes with %zu", team->head.rank, s->bytes,
+                         bytes);
     if (mine->given_back)
         s->held++;
     mine->given_back = 0;
@@ -577,7 +578,8 @@ static world *world_create(epg_device *device, uint32_t size)
     return NULL;
 }
 
-epg_status epg_team_create_threads(epg_device *device, const epg_team_options *options, uint32_t count, epg_team **ranks)
+epg_status epg_team_create_threads(epg_device *device, const epg_team_options *options, uint32_t count,
+                                   epg_team **ranks)
 {
     long long timeout_ms = 0;
     if (!device || !ranks)

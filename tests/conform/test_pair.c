@@ -106,8 +106,8 @@ static int body(test_rank *self)
     return 0;
 }
 
-/* Runs the plan in several mixes, on threads and in a few interleavings: all must agree with the oracle and, to the bit,
- * with each other. */
+/* Runs the plan in several mixes, on threads and in a few interleavings: all must agree with the oracle and, to the
+ * bit, with each other. */
 static void check(uint32_t ranks, plan p)
 {
     static const unsigned mixes[] = {0x00, 0xFF, 0x55, 0x36};

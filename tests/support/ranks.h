@@ -16,8 +16,8 @@ typedef struct test_rank {
     void *arg;
 } test_rank;
 
-/* What a body returns where its rank dies: its place is retired once its stream is idle, and the body is called again as
- * the next incarnation, with a team handle and a stream of its own. */
+/* What a body returns where its rank dies: its place is retired once its stream is idle, and the body is called again
+ * as the next incarnation, with a team handle and a stream of its own. */
 #define RANK_DIES (-1)
 
 /* 0 if every body returned 0 in its last life, else how many did not. timeout_ms bounds the team's collective calls (0:

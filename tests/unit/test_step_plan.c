@@ -127,7 +127,8 @@ static void a_joiner_waits_for_the_next_step(void **state)
     reports[1].epochs[1] = 39;
     reports[0].pairs[0] = 4;
     reports[1].pairs[1] = 2;
-    reports[2] = (epg_step_report){.decode_tokens = 1, .pairs = {9}, .epochs = {77, 77}, .join = 1, .alive = 1, .incarnation = 3};
+    reports[2] = (epg_step_report){.decode_tokens = 1, .pairs = {9}, .epochs = {77, 77}, .join = 1, .alive = 1,
+                                   .incarnation = 3};
     assert_int_equal(epg_step_plan_all(&config, reports, 3, plans), EPG_OK);
     for (int r = 0; r < 3; r++) {
         assert_int_equal(plans[r].join_ranks, 1);
