@@ -33,16 +33,15 @@ quick() {
 		mask-ignored       pair  -DANYTIME,-DMASK_IGNORED,-DCHECKED=1  assert  row_overwritten
 		mask-back          pair  -DANYTIME,-DMASK_BACK,-DCHECKED=1     assert  row_overwritten
 		blame              blame -DRANKS=3                        safety    holds
-		blame-dies-waiting blame -DSTOPS_WAITING                  assert    live_rank_blamed
 		blame-waiter       blame -DBLAME_WAITER                   assert    live_rank_blamed
 		blame-no-grace     blame -DNO_GRACE                       assert    live_rank_blamed
+		blame-chain        blame -DCHAIN                          assert    live_rank_blamed
 	END
 }
 long() {
 	cat <<-END
 		2-masks-abandon    pair  -DRANKS=2,-DANYTIME,-DABANDON    safety    holds
 		3-go-on            pair  -DRANKS=3,-DCOARSE,-DLIVENESS    fair      holds
-		blame-beats        blame -DSTOPS_WAITING,-DBEATS          safety    holds
 	END
 }
 

@@ -30,8 +30,8 @@ static void clean_place(epg_group *g)
     for (uint32_t l = 0; l < g->options.lanes; l++) {
         char *lane = epg__lane_at(&g->wire, header, l);
         epg_wire_lane *own = (epg_wire_lane *)lane;
-        clean_words(sim, own, offsetof(epg_wire_lane, waiting));
-        epg__signal_store(sim, &own->waiting, 0);
+        clean_words(sim, own, offsetof(epg_wire_lane, beat));
+        epg__signal_store(sim, &own->beat, 0);
         for (uint32_t i = 0; i < 4 * g->wire.geometry.ranks; i++)
             epg__signal_store(sim, (uint64_t *)(lane + g->wire.signals) + i, 0);
     }

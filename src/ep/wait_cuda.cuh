@@ -7,7 +7,7 @@
  * own size, so none needs to be resident whole.
  *
  * A signal that is nearly there is polled for by one thread per source. What has not come by then is waited for as on
- * the host, one source after the other, published, with a deadline. */
+ * the host, one source after the other, with a deadline. */
 #ifndef EPG_WAIT_CUDA_CUH
 #define EPG_WAIT_CUDA_CUH
 
@@ -23,14 +23,13 @@ typedef struct epg__wait {
     epg_operation operation;
     uint64_t *word;
     uint64_t start, deadline;
-    uint64_t peer_ended; /* the peer's epg__waits_ended when the deadline began */
-    bool in_cycle;
+    uint64_t peer_beats; /* when the deadline began */
 } epg__wait;
 
 static __device__ inline epg__wait epg__wait_for(const epg__cuda_lane &l, uint32_t kind, uint32_t peer, uint32_t epoch)
 {
     epg__wait w = {&l, peer, epoch, kind == EPG_WIRE_DISPATCH ? EPG_OP_DISPATCH_RECV : EPG_OP_COMBINE_RECV,
-                   epg__signal_at(&l.wire, epg__own_lane(l), kind, epoch & 1, peer), 0, 0, 0, false};
+                   epg__signal_at(&l.wire, epg__own_lane(l), kind, epoch & 1, peer), 0, 0, 0};
     return w;
 }
 
@@ -86,57 +85,43 @@ static __device__ inline uint32_t epg__look(const epg__wait &w)
     return EPG__WAIT_PENDING;
 }
 
-/* The rank that `rank` waits for, in any lane; EPG_WIRE_NONE if it waits for nobody. */
-static __device__ inline uint32_t epg__waits_for(const epg__cuda_lane &l, uint32_t rank)
+/* How often `rank` has looked for a signal or ended a wait, in any lane: while it moves, the rank lives. */
+static __device__ inline uint64_t epg__beats_of(const epg__cuda_lane &l, uint32_t rank)
 {
-    for (uint32_t n = 0; n < l.wire.geometry.lanes; n++) {
-        const epg_wire_lane *header = (const epg_wire_lane *)epg__lane_at(&l.wire, l.peers[rank], n);
-        uint64_t waiting = epg__signal_load(&header->waiting);
-        if (waiting)
-            return epg__waiting_peer(waiting);
-    }
-    return EPG_WIRE_NONE;
-}
-
-/* How often `rank` has ended a wait, in any lane: a change is progress. */
-static __device__ inline uint64_t epg__waits_ended(const epg__cuda_lane &l, uint32_t rank)
-{
-    uint64_t ended = 0;
+    uint64_t beats = 0;
     for (uint32_t n = 0; n < l.wire.geometry.lanes; n++)
-        ended += epg__signal_load(&((const epg_wire_lane *)epg__lane_at(&l.wire, l.peers[rank], n))->ended);
-    return ended;
+        beats += epg__signal_load(&((const epg_wire_lane *)epg__lane_at(&l.wire, l.peers[rank], n))->beat);
+    return beats;
 }
 
-/* The deadline has passed: true if the peer is to blame. */
+static __device__ inline void epg__beat(const epg__cuda_lane &l)
+{
+    epg_wire_lane *own = (epg_wire_lane *)epg__own_lane(l);
+    epg__signal_store(&own->beat, own->beat + 1); /* partner: epg__beats_of */
+}
+
+/* The deadline has passed: true if the peer is to blame (wait_host.c says why). */
 static __device__ inline bool epg__is_to_blame(epg__wait *w, uint64_t now)
 {
     const epg__cuda_lane &l = *w->lane;
-    uint32_t next = epg__waits_for(l, w->peer);
-    uint64_t ended = epg__waits_ended(l, w->peer);
-    bool idle = next == EPG_WIRE_NONE && ended == w->peer_ended;
-    if (idle || now - w->start > (l.ranks + 1) * l.timeout_ns)
+    uint64_t beats = epg__beats_of(l, w->peer);
+    if (beats == w->peer_beats || now - w->start > (l.ranks + 1) * l.timeout_ns)
         return true;
-    w->peer_ended = ended;
-    for (uint32_t hops = 0; hops < l.ranks && next != EPG_WIRE_NONE && next != l.rank; hops++)
-        next = next < l.ranks ? epg__waits_for(l, next) : EPG_WIRE_NONE;
-    if (next == l.rank && w->in_cycle)
-        return true;
-    w->in_cycle = next == l.rank;
+    w->peer_beats = beats;
     w->deadline = now + l.timeout_ns;
     return false;
 }
 
-/* One thread: waits with a deadline, published. */
+/* One thread: waits with a deadline, and beats. */
 static __device__ inline uint32_t epg__wait_longer(epg__wait w)
 {
-    epg_wire_lane *header = (epg_wire_lane *)epg__own_lane(*w.lane);
     uint32_t found;
-    epg__signal_store(&header->waiting, epg__waiting_make(w.operation, w.peer, w.epoch)); /* partner: epg__waits_for */
-    w.peer_ended = epg__waits_ended(*w.lane, w.peer);
+    w.peer_beats = epg__beats_of(*w.lane, w.peer);
     w.start = epg__now_ns();
     w.deadline = w.start + w.lane->timeout_ns;
     while ((found = epg__look(w)) == EPG__WAIT_PENDING) {
         uint64_t now = epg__now_ns(), signal;
+        epg__beat(*w.lane);
         if (now >= w.deadline && epg__is_to_blame(&w, now)) {
             if ((found = epg__look(w)) == EPG__WAIT_PENDING) {
                 epg__peek(w, &signal);
@@ -148,8 +133,7 @@ static __device__ inline uint32_t epg__wait_longer(epg__wait w)
         for (int i = 0; i < 16 && epg__peek(w, &signal) == EPG__WAIT_PENDING; i++)
             __nanosleep(200);
     }
-    epg__signal_store(&header->ended, header->ended + 1); /* first: who sees no wait sees this */
-    epg__signal_store(&header->waiting, 0);
+    epg__beat(*w.lane);
     return found;
 }
 

@@ -1,12 +1,17 @@
 /* Signals and bounded waits on the host device, and the record of the first failure.
  *
- * Who is to blame. A rank that waits publishes on whom. A waiter whose deadline has passed looks at its peer: if that
- * one waits as well, on somebody else, it is held up and not the cause, so the deadline starts afresh; the rank at
- * the end of the chain, which waits for nobody, is expired by those who wait for it. One that has just ended a wait of
- * its own gets a deadline's time to go on: deadlines that began together end together, and the first to expire the cause
- * would else be expired by those behind it. A chain that closes on itself
- * has no such rank: after one more deadline it is expired like any other. However the chain moves, a wait ends after
- * (ranks + 2) deadlines. */
+ * Who is to blame. A rank that waits publishes a beat: it counts whenever it looks for its signal, and once more when
+ * the wait is over. A waiter whose deadline has passed looks at its peer's beat. If that has not moved since the
+ * deadline began, the peer is the cause: it waits for nobody, or it died or was stopped in a wait. If it has moved, the
+ * peer is held up by another, or has just ended a wait of its own and gets a deadline's time to go on: deadlines that
+ * began together end together, and the first to expire the cause would else be expired by those behind it. The deadline
+ * starts afresh. Whatever the peer does, a wait ends after (ranks + 2) deadlines: so end those of ranks that wait for
+ * one another.
+ *
+ * To follow the chain of who waits for whom was rejected: a rank that dies in a wait leaves a link that is not true any
+ * more, and through it those who wait for its victims appear to be waited for.
+ *
+ * A waiter looks sixteen times in its own timeout, so a peer's must not be shorter than a sixteenth of it. */
 #include "ep/lane_int.h"
 
 static uint64_t now_ns(const epg__lane *lane) { return epg_device_now_ns(lane->device); }
@@ -40,27 +45,22 @@ void epg__send_signal(const epg__lane *lane, uint32_t kind, uint32_t peer, uint3
     epg__doorbell_ring(lane->sim, &epg__header_of(lane, peer)->bell);
 }
 
-/* The rank that `rank` waits for, in any lane; EPG_WIRE_NONE if it waits for nobody. */
-static uint32_t waits_for(const epg__lane *lane, uint32_t rank)
+/* How often `rank` has looked for a signal or ended a wait, in any lane: while it moves, the rank lives. */
+static uint64_t beats_of(const epg__lane *lane, uint32_t rank)
 {
+    uint64_t beats = 0;
     for (uint32_t l = 0; l < lane->wire->geometry.lanes; l++) {
         const epg_wire_lane *header = (const epg_wire_lane *)epg__lane_at(lane->wire, lane->peers[rank], l);
-        uint64_t waiting = epg__signal_load(lane->sim, &header->waiting);
-        if (waiting)
-            return epg__waiting_peer(waiting);
+        beats += epg__signal_load(lane->sim, &header->beat);
     }
-    return EPG_WIRE_NONE;
+    return beats;
 }
 
-/* How often `rank` has ended a wait, in any lane: a change is progress. */
-static uint64_t waits_ended(const epg__lane *lane, uint32_t rank)
+static void beat(const epg__lane *lane)
 {
-    uint64_t ended = 0;
-    for (uint32_t l = 0; l < lane->wire->geometry.lanes; l++) {
-        const epg_wire_lane *header = (const epg_wire_lane *)epg__lane_at(lane->wire, lane->peers[rank], l);
-        ended += epg__signal_load(lane->sim, &header->ended);
-    }
-    return ended;
+    epg_wire_lane *own = (epg_wire_lane *)epg__own_lane(lane);
+    EPG__NOTE(lane->sim, "that says: alive");
+    epg__signal_store(lane->sim, &own->beat, own->beat + 1); /* partner: beats_of */
 }
 
 typedef struct wait_state {
@@ -69,8 +69,7 @@ typedef struct wait_state {
     epg_operation operation;
     uint64_t *word;
     uint64_t start, deadline;
-    uint64_t peer_ended; /* the peer's waits_ended when the deadline began */
-    int in_cycle;
+    uint64_t peer_beats; /* when the deadline began */
 } wait_state;
 
 static void lose(const wait_state *s, epg_status status, uint64_t seen)
@@ -86,17 +85,10 @@ static void lose(const wait_state *s, epg_status status, uint64_t seen)
 static int is_to_blame(wait_state *s, uint64_t now)
 {
     const epg__lane *lane = s->lane;
-    uint32_t next = waits_for(lane, s->peer);
-    uint64_t ended = waits_ended(lane, s->peer);
-    int idle = next == EPG_WIRE_NONE && ended == s->peer_ended;
-    if (idle || now - s->start > (lane->ranks + 1) * lane->timeout_ns)
+    uint64_t beats = beats_of(lane, s->peer);
+    if (beats == s->peer_beats || now - s->start > (lane->ranks + 1) * lane->timeout_ns)
         return 1;
-    s->peer_ended = ended;
-    for (uint32_t hops = 0; hops < lane->ranks && next != EPG_WIRE_NONE && next != lane->rank; hops++)
-        next = next < lane->ranks ? waits_for(lane, next) : EPG_WIRE_NONE;
-    if (next == lane->rank && s->in_cycle)
-        return 1;
-    s->in_cycle = next == lane->rank;
+    s->peer_beats = beats;
     s->deadline = now + lane->timeout_ns;
     return 0;
 }
@@ -140,18 +132,21 @@ static int wait_longer(wait_state *s, uint32_t *count)
 {
     const epg__lane *lane = s->lane;
     epg__doorbell *bell = &epg__header_of(lane, lane->rank)->bell;
-    const uint64_t slice = lane->timeout_ns / 16 + 1; /* so that a mask or an abort of a peer is noticed without a ring */
+    const uint64_t slice =
+        lane->timeout_ns / 16 + 1; /* so that a mask or an abort of a peer is noticed without a ring */
     int found;
-    s->peer_ended = waits_ended(lane, s->peer);
+    s->peer_beats = beats_of(lane, s->peer);
     s->start = now_ns(lane);
     s->deadline = s->start + lane->timeout_ns;
     for (uint32_t polls = 0;; polls++) {
+        EPG__NOTE(lane->sim, "of rank %u, epoch %u", s->peer, lane->pair->epoch);
         uint32_t seen = epg__doorbell_seen(lane->sim, bell);
         if ((found = look(s, count)) != 0)
             return found;
         if (polls < lane->spin)
             continue;
         uint64_t now = now_ns(lane);
+        beat(lane);
         if (now >= s->deadline && is_to_blame(s, now)) {
             if ((found = look(s, count)) == 0) {
                 lose(s, EPG_ERR_TIMEOUT, epg__signal_load(lane->sim, s->word));
@@ -169,22 +164,15 @@ static int await(const epg__lane *lane, uint32_t kind, epg_operation operation, 
     const epg_wire_layout *w = lane->wire;
     char *own = epg__own_lane(lane);
     uint32_t epoch = lane->pair->epoch;
-    wait_state s = {lane, kind, peer, operation, epg__signal_at(w, own, kind, epoch & 1, peer), 0, 0, 0, 0};
+    wait_state s = {lane, kind, peer, operation, epg__signal_at(w, own, kind, epoch & 1, peer), 0, 0, 0};
 
     EPG__NOTE(lane->sim, "of rank %u, epoch %u", peer, epoch);
     if (!epg__rank_alive(lane, peer))
         return 0;
     int found = look(&s, count);
     if (found == 0) {
-        epg_wire_lane *header = (epg_wire_lane *)own;
-        EPG__NOTE(lane->sim, "that says: waiting for rank %u, epoch %u", peer, epoch);
-        epg__signal_store(lane->sim, &header->waiting, epg__waiting_make(operation, peer, epoch)); /* partner: waits_for */
-        EPG__NOTE(lane->sim, "of rank %u, epoch %u", peer, epoch);
         found = wait_longer(&s, count);
-        EPG__NOTE(lane->sim, "that says: one wait more is over");
-        epg__signal_store(lane->sim, &header->ended, header->ended + 1); /* first: who sees no wait sees this */
-        EPG__NOTE(lane->sim, "that says: waiting for nobody");
-        epg__signal_store(lane->sim, &header->waiting, 0);
+        beat(lane);
     }
     return found > 0;
 }

@@ -66,9 +66,8 @@ static_assert(sizeof(epg_wire_header) == 184, "header layout");
 typedef struct epg_wire_lane {
     uint32_t epoch;                 /* of the last dispatch send; writer: the owner's dispatch send */
     uint32_t zero;
-    uint64_t waiting;               /* on whom the owner waits (epg_wire_waiting), 0: nobody; read by peers */
-    uint64_t ended;                 /* waits that the owner published and ended; writer: the owner; read by peers */
-    uint64_t spare[5];
+    uint64_t beat;                  /* counts the owner's looks and ended waits; writer: the owner; read by peers */
+    uint64_t spare[6];
 } epg_wire_lane;
 static_assert(sizeof(epg_wire_lane) == 64, "lane layout");
 
@@ -112,13 +111,6 @@ EPG__WIRE_FN uint32_t epg__signal_epoch(uint64_t signal) { return (uint32_t)(sig
 EPG__WIRE_FN uint32_t epg__signal_incarnation(uint64_t signal) { return (uint32_t)signal >> 24; }
 EPG__WIRE_FN uint32_t epg__signal_count(uint64_t signal) { return ((uint32_t)signal & 0x7FFFFFu) - 1; }
 EPG__WIRE_FN int epg__signal_is_void(uint64_t signal) { return ((uint32_t)signal & EPG_WIRE_VOID) != 0; }
-
-/* ---- the published wait: set bit, operation, peer, epoch ---- */
-EPG__WIRE_FN uint64_t epg__waiting_make(uint32_t operation, uint32_t peer, uint32_t epoch)
-{
-    return 1ull << 63 | (uint64_t)operation << 60 | (uint64_t)(peer & 0xFFFFFFFu) << 32 | epoch;
-}
-EPG__WIRE_FN uint32_t epg__waiting_peer(uint64_t waiting) { return (uint32_t)(waiting >> 32) & 0xFFFFFFFu; }
 
 /* ---- addresses ---- */
 EPG__WIRE_FN char *epg__lane_at(const epg_wire_layout *w, void *region, uint32_t lane)
