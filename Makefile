@@ -129,7 +129,9 @@ $(SHARED): $(call objects,$(LIB_SOURCES)) $(VARIANT)
 	$(QUIET)$(CC) $(LDFLAGS) -shared -Wl,-soname,libepgraph.so.$(basename $(basename $(VERSION))) -Wl,--as-needed \
 	  -Wl,--exclude-libs,libcudart_static.a -o $@ $(filter %.o,$^) $(LIBS)
 
+# $(BUILD)/link tells multi/test_mutants how to do the same.
 $(CLI): $(call objects,$(CLI_SOURCES)) $(STATIC)
+	@echo "CC='$(CC)' LIBS='$(LIBS)'" >$(BUILD)/link
 	$(QUIET)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 $(BUILD)/examples/%: $(BUILD)/examples/%.o $(STATIC)

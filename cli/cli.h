@@ -17,6 +17,7 @@ enum {
 int cmd_run(int argc, char **argv);
 int cmd_model(int argc, char **argv);
 int cmd_info(int argc, char **argv);
+int cmd_simulate(int argc, char **argv);
 int cmd_conform(int argc, char **argv);
 
 /* Reads `text`, the whole of it, as a number in least..most. On failure writes a sentence with the text to message. */

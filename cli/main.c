@@ -7,15 +7,17 @@
 static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
-} commands[] = {{"run", cmd_run}, {"model", cmd_model}, {"info", cmd_info}, {"conform", cmd_conform}};
+} commands[] = {{"run", cmd_run}, {"model", cmd_model}, {"info", cmd_info}, {"conform", cmd_conform},
+              {"simulate", cmd_simulate}};
 
 static const char doc[] =
     "Expert-parallel dispatch and combine inside captured graphs, in mixed prefill and decode.\v"
     "Commands:\n"
-    "  run      serve requests through the MoE layers of a checkpoint, on virtual ranks\n"
-    "  model    write a small random checkpoint\n"
-    "  info     devices, settings, presets, and the memory that a group needs\n"
-    "  conform  what a device answers to calls during a capture, against a driver's\n"
+    "  run       serve requests through the MoE layers of a checkpoint, on virtual ranks\n"
+    "  model     write a small random checkpoint\n"
+    "  info      devices, settings, presets, and the memory that a group needs\n"
+    "  conform   what a device answers to calls during a capture, against a driver's\n"
+    "  simulate  random programs on a simulated device, every interleaving from a seed, every output checked\n"
     "\n"
     "`epgraph COMMAND --help' lists a command's options.\n"
     "Exit codes: 0 all went well; 1 the run failed or a check did not hold; 2 bad usage or bad input.";
@@ -58,6 +60,6 @@ int main(int argc, char **argv)
             argv[first] = name;
             return commands[i].run(argc - first, argv + first);
         }
-    fprintf(stderr, "epgraph: there is no command \"%s\"; there are run, model, info and conform\n", argv[first]);
+    fprintf(stderr, "epgraph: there is no command \"%s\"; there are run, model, info, conform and simulate\n", argv[first]);
     return CLI_BAD_INPUT;
 }
