@@ -96,7 +96,7 @@ EPG_API epg_status epg_stream_create(epg_device *device, epg_stream_kind kind, e
  */
 EPG_API epg_status epg_stream_destroy(epg_device *device, epg_stream stream);
 
-/* Not during capture of that stream. synchronize returns the first error of a host function's or kernel's launch. */
+/* Not during capture of that stream. On the CUDA device both also return the error of earlier work that failed. */
 EPG_API epg_status epg_stream_synchronize(epg_device *device, epg_stream stream);
 EPG_API epg_status epg_stream_query(epg_device *device, epg_stream stream); /* EPG_OK or EPG_ERR_NOT_READY */
 
