@@ -60,6 +60,7 @@ int main(int argc, char **argv)
             argv[first] = name;
             return commands[i].run(argc - first, argv + first);
         }
-    fprintf(stderr, "epgraph: there is no command \"%s\"; there are run, model, info, conform and simulate\n", argv[first]);
+    fprintf(stderr, "epgraph: there is no command \"%s\"; there are run, model, info, conform and simulate\n",
+            argv[first]);
     return CLI_BAD_INPUT;
 }

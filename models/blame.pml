@@ -7,8 +7,8 @@
  * deadlines are long: time goes on when nobody can move, and then by a whole deadline for each that waits. Who looks
  * first after that is free.
  *
- * A waiter's beat moves as long as it lives; here it is what `waiting` and `stopped` say, and a rank that has stopped since
- * the last deadline passed may still have beaten after it.
+ * A waiter's beat moves as long as it lives; here it is what `waiting` and `stopped` say, and a rank that has stopped
+ * since the last deadline passed may still have beaten after it.
  *
  * Broken: BLAME_WAITER gives up a peer that waits like any other, NO_GRACE one that has just ended a wait, CHAIN
  * has no beats: it follows who waits for whom, and a rank that stopped inside a wait seems to wait for ever. */

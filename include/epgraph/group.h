@@ -58,7 +58,7 @@ typedef struct epg_group_options {
     uint32_t row_align;       /* contiguous layout: a power of two; 0: 1 */
     uint32_t rows_per_expert; /* masked layout: rows kept per local expert; 0: every row that can come */
     uint32_t max_expert_rows; /* other layouts: most rows over all local experts; 0: every row that can come */
-    uint32_t timeout_ms;      /* 0: the setting EPGRAPH_TIMEOUT_MS */
+    uint32_t timeout_ms;      /* 0: the setting EPGRAPH_TIMEOUT_MS; ranks may differ by a factor of less than 16 */
     uint32_t first_epoch;     /* for tests of the epoch's wrap; 0 else */
 } epg_group_options;
 #define EPG_GROUP_OPTIONS_INIT \

@@ -109,7 +109,8 @@ epg_status epg__capture_check_unsafe(epg__host_device *device, const char *what)
         return EPG_OK;
     return epg__fail(EPG_ERR_CAPTURE_UNSUPPORTED,
                      "%s is not allowed during capture %llu, which %s thread began; it would be with this thread's "
-                     "capture mode relaxed", what, (unsigned long long)found->id, found->owner == self ? "this" : "another");
+                     "capture mode relaxed", what, (unsigned long long)found->id,
+                     found->owner == self ? "this" : "another");
 }
 
 /* Rule 2. */

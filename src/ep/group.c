@@ -368,11 +368,11 @@ static epg_status say(const epg_group *g, const epg_group_record *r)
                          r->lane);
     case EPG_ERR_TIMEOUT:
         return epg__fail(r->status,
-                         "rank %u, %s, lane %u: no signal from rank %u for epoch %llu in %u ms (last seen: %llu)", me, op,
-                         r->lane, r->peer, expected, g->options.timeout_ms, seen);
+                         "rank %u, %s, lane %u: no signal from rank %u for epoch %llu in %u ms (last seen: %llu)", me,
+                         op, r->lane, r->peer, expected, g->options.timeout_ms, seen);
     default:
-        return epg__fail(r->status, "rank %u, %s, lane %u, waiting for rank %u: %s (expected epoch %llu, seen %llu)", me,
-                         op, r->lane, r->peer, epg_status_text(r->status), expected, seen);
+        return epg__fail(r->status, "rank %u, %s, lane %u, waiting for rank %u: %s (expected epoch %llu, seen %llu)",
+                         me, op, r->lane, r->peer, epg_status_text(r->status), expected, seen);
     }
 }
 

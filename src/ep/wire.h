@@ -85,7 +85,7 @@ typedef struct epg_wire_meta {
 typedef struct epg_wire_layout {
     epg_wire_geometry geometry;
     size_t row_bytes, meta_bytes;
-    size_t mask;        /* [ranks] how many lives of that rank the owner has given up: 0 none, i + 1: the i-th and before */
+    size_t mask;        /* [ranks] how many lives of that rank the owner has given up: 0 none, i + 1: the i-th, too */
     size_t incarnation; /* [lanes][ranks] the life of that rank with which the owner's lane exchanges */
     size_t lanes, lane_bytes;
     size_t signals, marks, meta, rows, returns;

@@ -114,7 +114,7 @@ void epg__entry_destroy(epg_runner *runner, epg__entry *entry);
 void epg__runner_keep_spares(epg_runner *runner);
 void epg__runner_drop_spares(epg_runner *runner);
 
-/* An executable for `graph`: the spare one of this variant, bucket and span if the device can update it, or a new one. */
+/* An executable for `graph`: the spare one of this variant, bucket and span if the device can update it, else new. */
 epg_status epg__runner_make_exec(epg_runner *runner, const epg__entry *entry, uint32_t span, epg_graph graph,
                                  epg_exec *exec);
 

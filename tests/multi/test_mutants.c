@@ -206,8 +206,8 @@ static int compile(const char *source, const char *folder, outcome *out)
 {
     const char *name = strrchr(source, '/') + 1;
     return shell(folder, out,
-                 ". %s/link && $CC -O1 -std=c11 -D_GNU_SOURCE -I%s/src -Iinclude -Isrc -fPIC -ffp-contract=off -pthread -w -c "
-                 "-o %s/%.*so %s && ar r %s/libepgraph.a %s/%.*so",
+                 ". %s/link && $CC -O1 -std=c11 -D_GNU_SOURCE -I%s/src -Iinclude -Isrc -fPIC -ffp-contract=off "
+                 "-pthread -w -c -o %s/%.*so %s && ar r %s/libepgraph.a %s/%.*so",
                  build(), folder, folder, (int)strlen(name) - 1, name, source, folder, folder, (int)strlen(name) - 1,
                  name);
 }
@@ -241,8 +241,8 @@ static int make_mutant(const mutant *m, const char *folder, outcome *out)
         if (ends_with(source, ".h") ? compile_ep(folder, out) : compile(source, folder, out))
             return -1;
     }
-    return shell(folder, out, ". %s/link && $CC -pthread -o %s/epgraph %s/cli/*.o %s/libepgraph.a $LIBS", build(), folder,
-                 build(), folder);
+    return shell(folder, out, ". %s/link && $CC -pthread -o %s/epgraph %s/cli/*.o %s/libepgraph.a $LIBS", build(),
+                 folder, build(), folder);
 }
 
 /* Looks for the seed that catches it. */
