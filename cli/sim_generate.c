@@ -65,15 +65,19 @@ static void make_shape(source *s, const dangers *d, uint32_t ranks, uint32_t pai
         shape->first_epoch = chance(s, 50) ? 0 : draw(s, 1, 0x7FFFFFFF);
 }
 
+/* The shortest timeout of a program, in ms: far more than a rank needs between two of its looks at a signal, which grows
+ * with the number of those that share the time, and with its slowness. */
+static uint32_t base_timeout(const dangers *d, uint32_t ranks) { return (ranks > 4 ? ranks : 4) * (d->slow ? 4 : 1); }
+
 static void make_rank(source *s, const dangers *d, const sim_shape *shape, sim_rank_shape *rank)
 {
-    uint32_t layout = draw(s, 0, 2), tight = d->spoil && chance(s, 40);
+    uint32_t timeout = base_timeout(d, shape->ranks), layout = draw(s, 0, 2), tight = d->spoil && chance(s, 40);
     *rank = (sim_rank_shape){
         .layout = layout,
         .align = layout == 1 ? 1u << draw(s, 0, 2) : 1,
         .expert_rows = tight && layout != 2 ? draw(s, 1, shape->ranks * shape->slots) : 0,
         .rows_per_expert = tight && layout == 2 ? draw(s, 1, shape->ranks * shape->slots) : 0,
-        .timeout_ms = chance(s, 70) ? 4 : draw(s, 4, 7),
+        .timeout_ms = chance(s, 70) ? timeout : draw(s, timeout, timeout * 7 / 4),
         .streams = shape->lanes > 1 && chance(s, 50),
         .ids64 = (uint32_t)chance(s, 50),
         .weights = (uint32_t)chance(s, 80),
@@ -179,10 +183,12 @@ static sim_fault draw_fault(source *s, const dangers *d, const sim_program *p)
                    .rank = draw(s, 0, p->shape.ranks - 1),
                    .pair = draw(s, 0, p->shape.pairs - 1),
                    .after = draw(s, 0, chance(s, 50) ? 20000 : 200000)};
-    if (f.kind == SIM_FAULT_STOP)
-        f.time = chance(s, 25) ? draw(s, 1000, 1500000) : draw(s, 4100000, (p->shape.ranks + 3) * 7000000);
+    uint32_t ms = 1000000, timeout = base_timeout(d, p->shape.ranks);
+    if (f.kind == SIM_FAULT_STOP) /* not long enough for anybody to notice, or too long for some or all */
+        f.time = chance(s, 25) ? draw(s, 1000, timeout * ms / 3)
+                               : draw(s, timeout * ms, (p->shape.ranks + 3) * (timeout * ms / 4 * 7));
     if (f.kind == SIM_FAULT_JOIN && p->shape.pairs > 1) {
-        f.time = draw(s, 1000, 12000000);
+        f.time = draw(s, 1000, 3 * timeout * ms);
         f.pair = draw(s, 0, p->shape.pairs - 2);
         f.back = draw(s, f.pair + 1, p->shape.pairs - 1);
     }

@@ -144,7 +144,7 @@ static int simplify_rank(sim_program *p, uint32_t n)
     case 5: r->layout = 0; break;
     case 6: r->slow = 1; break;
     case 7: r->ids64 = r->weights = 0; break;
-    case 8: r->timeout_ms = 4; break;
+    case 8: r->timeout_ms = p->rank[0].timeout_ms; break;
     }
     return 1;
 }
