@@ -42,6 +42,10 @@ GPU_TEST_SOURCES := $(wildcard tests/gpu/test_*.c)
 GPU_SUPPORT_SOURCES := $(wildcard tests/gpu/*_cuda.cu)
 TEST_SOURCES := $(wildcard tests/unit/test_*.c tests/conform/test_*.c tests/multi/test_*.c tests/cli/test_*.c)
 
+# Libraries that stand in for other runtimes: FOLDER/libNAME.c becomes FOLDER/libNAME.so.
+STANDIN_SOURCES := $(wildcard tests/standins/*/lib*.c)
+STANDINS := $(patsubst %.c,$(BUILD)/%.so,$(STANDIN_SOURCES))
+
 objects = $(patsubst %,$(BUILD)/%.o,$(basename $(1)))
 STATIC := $(BUILD)/libepgraph.a
 SHARED := $(BUILD)/libepgraph.so.$(VERSION)
@@ -72,7 +76,7 @@ run: setup
 	@$(MAKE) --no-print-directory all
 	@tools/run.sh $(CLI)
 
-tests: $(TESTS) $(GPU_TESTS)
+tests: $(TESTS) $(GPU_TESTS) $(STANDINS)
 test: setup-tests
 	@$(MAKE) --no-print-directory all tests
 	@tests/run.sh $(BUILD) $(TESTS) models/check.sh
@@ -146,6 +150,9 @@ $(BUILD)/bench/%: $(BUILD)/bench/%.o $(call objects,$(BENCH_SUPPORT_SOURCES)) $(
 $(BUILD)/tests/unit/test_workload: $(call objects,cli/workload.c cli/schedule.c cli/digest.c cli/options.c)
 $(BUILD)/tests/unit/test_conform_ask: $(call objects,cli/conform_ask.c cli/options.c)
 $(BUILD)/tests/unit/test_conform_ask: WRAP += -Wl,--wrap=epg_conform_run
+$(BUILD)/tests/unit/test_scope: | $(STANDINS)
+$(BUILD)/tests/standins/%.so: $(BUILD)/tests/standins/%.o
+	$(QUIET)$(CC) $(LDFLAGS) -shared -Wl,--no-as-needed -o $@ $< -lc
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(call objects,$(SUPPORT_SOURCES)) $(STATIC)
 	$(QUIET)$(CC) $(LDFLAGS) $(WRAP) -o $@ $^ -lcmocka $(LIBS)
 
@@ -159,6 +166,6 @@ install: all
 clean:
 	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan
 
-ALL_SOURCES := $(LIB_SOURCES) $(CLI_SOURCES) $(EXAMPLE_SOURCES) $(SUPPORT_SOURCES) $(TEST_SOURCES) \
+ALL_SOURCES := $(LIB_SOURCES) $(CLI_SOURCES) $(EXAMPLE_SOURCES) $(SUPPORT_SOURCES) $(TEST_SOURCES) $(STANDIN_SOURCES) \
   $(GPU_TEST_SOURCES) $(GPU_SUPPORT_SOURCES) $(wildcard bench/*.c) $(BENCH_SUPPORT_SOURCES)
 -include $(patsubst %.o,%.d,$(call objects,$(ALL_SOURCES)))

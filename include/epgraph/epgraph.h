@@ -11,6 +11,7 @@
 #include "epgraph/device.h"   /* streams, events, memory, capture, graphs */
 #include "epgraph/conform.h"  /* what a device answers during capture, row by row */
 #include "epgraph/simulation.h" /* a device on which a seed decides every interleaving */
+#include "epgraph/scope.h"    /* one stream current in every runtime of the process */
 #include "epgraph/team.h"     /* ranks */
 #include "epgraph/group.h"    /* dispatch and combine */
 #include "epgraph/runner.h"   /* capture and replay per bucket */
