@@ -65,8 +65,8 @@ static void make_shape(source *s, const dangers *d, uint32_t ranks, uint32_t pai
         shape->first_epoch = chance(s, 50) ? 0 : draw(s, 1, 0x7FFFFFFF);
 }
 
-/* The shortest timeout of a program, in ms: far more than a rank needs between two of its looks at a signal, which grows
- * with the number of those that share the time, and with its slowness. */
+/* The shortest timeout of a program, in ms: far more than a rank needs between two of its looks at a signal, which
+ * grows with the number of those that share the time, and with its slowness. */
 static uint32_t base_timeout(const dangers *d, uint32_t ranks) { return (ranks > 4 ? ranks : 4) * (d->slow ? 4 : 1); }
 
 static void make_rank(source *s, const dangers *d, const sim_shape *shape, sim_rank_shape *rank)
