@@ -79,7 +79,7 @@ run: setup
 tests: $(TESTS) $(GPU_TESTS) $(STANDINS)
 test: setup-tests
 	@$(MAKE) --no-print-directory all tests
-	@tests/run.sh $(BUILD) $(TESTS) models/check.sh
+	@tests/run.sh $(BUILD) $(TESTS) models/check.sh tests/python/run.sh
 
 # The runs of the model that take minutes, too.
 models: setup-tests

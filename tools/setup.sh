@@ -32,6 +32,7 @@ need libjansson-dev "$(header jansson.h)"
 # Tests that lack one of these are skipped.
 wanted=
 [ -z "$tests" ] || command -v spin >/dev/null || wanted=spin
+[ -z "$tests" ] || python3 -c 'import numpy' 2>/dev/null || wanted="$wanted python3-numpy"
 may_install() { [ -z "$check" ] && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; }
 if [ -z "$missing" ] && { [ -z "$wanted" ] || ! may_install; }; then exit 0; fi
 
@@ -45,5 +46,7 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get -qq update || [ -z "$missing" ]
 # shellcheck disable=SC2086
 [ -z "$missing" ] || apt-get -qq install -y --no-install-recommends $missing >/dev/null
-[ -z "$wanted" ] || apt-get -qq install -y --no-install-recommends $wanted >/dev/null ||
-	echo "Without $wanted: tests that need it are skipped"
+for package in $wanted; do
+	apt-get -qq install -y --no-install-recommends "$package" >/dev/null ||
+		echo "Without $package: tests that need it are skipped"
+done

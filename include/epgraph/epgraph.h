@@ -17,6 +17,7 @@
 #include "epgraph/runner.h"   /* capture and replay per bucket */
 #include "epgraph/step.h"     /* what every rank runs this step */
 #include "epgraph/moe.h"      /* checkpoints and MoE layers */
+#include "epgraph/abi.h"      /* struct layouts, for bindings */
 
 #define EPG_VERSION_MAJOR 0
 #define EPG_VERSION_MINOR 1

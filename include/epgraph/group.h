@@ -100,7 +100,8 @@ typedef struct epg_dispatch_view {
     uint32_t local_experts;
     uint32_t first_expert;         /* physical id of local expert 0 */
     uint32_t row_capacity;         /* rows of the expert output buffer */
-    const void *rows;              /* position p is row row_index[p] in place, row p in the other layouts */
+    const void *rows;              /* position p is row row_index[p] in place (of 2 * ranks * slots), row p in the
+                                      other layouts (of row_capacity) */
     const uint32_t *row_index;     /* [row_capacity], in-place layout; NULL in the others */
     const uint32_t *offsets;       /* [local_experts + 1] first position of each expert; the last is the end */
     const uint32_t *counts;        /* [local_experts] rows of each expert */

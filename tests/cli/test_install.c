@@ -110,11 +110,11 @@ static void test_user_program(void **state)
 static void test_headers(void **state)
 {
     (void)state;
-    assert_int_equal(shell("for h in status settings device scope team group runner step moe epgraph; do "
+    assert_int_equal(shell("for h in status settings device scope team group runner step moe abi epgraph; do "
                            "echo \"#include <epgraph/$h.h>\" | ${CC:-cc} -x c -std=c99 -pedantic-errors -Wall -Wextra -Werror "
                            "-fsyntax-only -I'%s/prefix/include' - || exit 1; done", folder), 0);
     assert_int_equal(shell("command -v c++ >/dev/null || exit 0; for h in status settings device scope team group runner step moe "
-                           "epgraph; do echo \"#include <epgraph/$h.h>\" | c++ -x c++ -std=c++11 -pedantic-errors -Wall "
+                           "abi epgraph; do echo \"#include <epgraph/$h.h>\" | c++ -x c++ -std=c++11 -pedantic-errors -Wall "
                            "-Wextra -Werror -fsyntax-only -I'%s/prefix/include' - || exit 1; done", folder), 0);
 }
 

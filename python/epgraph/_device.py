@@ -1,0 +1,208 @@
+"""Devices and streams, and what the package's handles have in common."""
+from __future__ import annotations
+
+import ctypes as c
+import threading
+import weakref
+from typing import Any, Callable, Dict, List, Optional, Set
+
+from . import _abi
+from ._library import NOT_READY, OK, Error, lib
+
+KINDS = {"host": 0, "cuda": 1}
+HOST_FUNCTION = c.CFUNCTYPE(None, c.c_void_p)
+
+
+class Handle:
+    """A handle of the library's. ``close()`` ends it, and first those made from it; so do ``with`` and the garbage
+    collector. Closing twice does nothing."""
+
+    def __init__(self, parent: Optional["Handle"] = None) -> None:
+        self._raw: Optional[int] = None
+        self._parent = parent
+        self._children: "weakref.WeakSet[Handle]" = weakref.WeakSet()
+        self._order = 0
+        if parent is not None:
+            parent._order += 1
+            self._order = parent._order
+            parent._children.add(self)
+
+    def _destroy(self, raw: int) -> None:
+        raise NotImplementedError
+
+    @property
+    def raw(self) -> int:
+        """The C handle, as an int. Error: ``ValueError`` once closed."""
+        if self._raw is None:
+            raise ValueError(f"this {type(self).__name__} is closed")
+        return self._raw
+
+    @property
+    def closed(self) -> bool:
+        return self._raw is None
+
+    def close(self) -> None:
+        for child in sorted(self._children, key=lambda handle: handle._order, reverse=True):
+            child.close()
+        raw, self._raw = self._raw, None
+        if raw is not None:
+            self._destroy(raw)
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except Exception:  # at the interpreter's end there may be nothing left to close it with
+            pass
+
+
+class Failures:
+    """The first exception of host functions that ran in some stream's order, until somebody asks."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._first: Optional[BaseException] = None
+
+    def put(self, error: BaseException) -> None:
+        with self._lock:
+            self._first = self._first or error
+
+    def take(self) -> Optional[BaseException]:
+        with self._lock:
+            first, self._first = self._first, None
+            return first
+
+
+class Device(Handle):
+    """Streams, memory and capture, under CUDA's rules.
+
+    Args:
+        kind: ``"host"`` (CPU threads) or ``"cuda"`` (one GPU).
+        ordinal: which GPU, as CUDA counts them.
+
+    Raises:
+        Error: ``EPG_ERR_UNSUPPORTED``, with CUDA's reason, where there is no GPU or no driver, or the library was built
+            without CUDA.
+    """
+
+    def __init__(self, kind: str = "host", ordinal: int = 0) -> None:
+        super().__init__()
+        if kind not in KINDS:
+            raise ValueError(f"kind is {kind!r}, wanted one of {', '.join(KINDS)}")
+        options = _abi.init(_abi.DeviceOptions, kind=KINDS[kind], ordinal=ordinal)
+        raw = c.c_void_p()
+        lib.epg_device_create(c.byref(options), c.byref(raw))
+        self._raw = raw.value
+        self.kind = kind
+
+    def _destroy(self, raw: int) -> None:
+        lib.epg_device_destroy(raw)
+
+    def describe(self) -> Dict[str, Any]:
+        """``name``, ``units`` (cores or multiprocessors) and ``memory_bytes``."""
+        info = _abi.init(_abi.DeviceInfo)
+        lib.epg_device_describe(self.raw, c.byref(info))
+        return {"name": info.name.decode(errors="replace"), "units": info.units, "memory_bytes": info.memory_bytes}
+
+    def now_ns(self) -> int:
+        """Nanoseconds on the clock by which this device's waits are bounded."""
+        return int(lib.epg_device_now_ns(self.raw))
+
+    def synchronize(self) -> None:
+        """Waits for all work of all streams. Error: 900 while any stream captures, which ends every capture."""
+        lib.epg_device_synchronize(self.raw)
+
+    def stream(self, blocking: bool = False) -> "Stream":
+        """A new stream."""
+        return Stream(self, blocking)
+
+
+class Stream(Handle):
+    """Work in order. It keeps what its unfinished work reads and calls until ``synchronize``: call that now and then.
+
+    Args:
+        device: whose.
+        blocking: whether work on the legacy stream and this stream's wait for one another, as CUDA has it.
+    """
+
+    def __init__(self, device: Device, blocking: bool = False) -> None:
+        super().__init__(device)
+        self.device = device
+        self._held: List[Any] = []
+        self._failures = Failures()
+        self._others: Set[Failures] = set()
+        self._owned = True
+        raw = c.c_void_p()
+        lib.epg_stream_create(device.raw, 0 if blocking else 1, c.byref(raw))
+        self._raw = raw.value
+
+    @classmethod
+    def _borrowed(cls, device: Device, raw: Optional[int], held: List[Any], failures: Failures) -> "Stream":
+        """A stream of the library's own; what its work needs goes to `held`, its exceptions to `failures`."""
+        self = cls.__new__(cls)
+        Handle.__init__(self)
+        self.device, self._raw, self._held, self._failures = device, raw or 0, held, failures
+        self._others, self._owned = set(), False
+        return self
+
+    def _destroy(self, raw: int) -> None:
+        if self._owned:
+            try:
+                lib.epg_stream_synchronize(self.device.raw, raw)  # its work may use what is held
+            except Error:
+                pass
+            lib.epg_stream_destroy(self.device.raw, raw)
+            self._held.clear()
+
+    def hold(self, *things: Any) -> None:
+        """Keeps `things` alive until the next ``synchronize`` (in a runner's capture: until its reset)."""
+        self._held.extend(things)
+
+    def synchronize(self) -> None:
+        """Waits for this stream's work.
+
+        Raises:
+            Exception: the first that a host function of this stream, or of a runner that ran here, has raised.
+            Error: of the device, if none did.
+        """
+        error: Optional[Error] = None
+        raw, count = self.raw, len(self._held)
+        try:
+            lib.epg_stream_synchronize(self.device.raw, raw)
+            del self._held[:count]
+        except Error as failed:
+            error = failed
+        for failures in (self._failures, *self._others):
+            raised = failures.take()
+            if raised is not None:
+                raise raised
+        if error is not None:
+            raise error
+
+    def query(self) -> bool:
+        """True if all its work is done."""
+        status = lib.epg_stream_query(self.device.raw, self.raw)
+        if status not in (OK, NOT_READY):
+            raise Error(status, lib.epg_message().decode(errors="replace"))
+        return bool(status == OK)
+
+    def host_func(self, fn: Callable[[], Any], name: Optional[str] = None) -> None:
+        """Runs ``fn()`` on the CPU in stream order; captured, at every replay. `fn` may not use the library. What it
+        raises comes out of ``synchronize``; later work of the stream runs all the same."""
+        failures = self._failures
+
+        def call(_: Optional[int]) -> None:
+            try:
+                fn()
+            except BaseException as error:  # it may not unwind through C
+                failures.put(error)
+
+        wrapped = HOST_FUNCTION(call)
+        self.hold(wrapped)
+        lib.epg_host_func(self.device.raw, self.raw, c.cast(wrapped, c.c_void_p), None,
+                          name.encode() if name else None)

@@ -1,0 +1,128 @@
+"""Teams of virtual ranks: threads of this process."""
+from __future__ import annotations
+
+import ctypes as c
+import threading
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+from . import _abi
+from ._device import Device, Handle
+from ._library import ABORTED, Error, lib
+
+
+class Team(Handle):
+    """One rank's membership. Made by :func:`teams` or :func:`launch`.
+
+    Collective calls must be made by every rank in the same order, one thread at a time per team.
+    """
+
+    def __init__(self, device: Device, raw: int) -> None:
+        super().__init__(device)
+        self.device = device
+        self._raw = raw
+
+    def _destroy(self, raw: int) -> None:
+        lib.epg_team_destroy(raw)
+
+    @property
+    def rank(self) -> int:
+        return int(lib.epg_team_rank(self.raw))
+
+    @property
+    def size(self) -> int:
+        return int(lib.epg_team_size(self.raw))
+
+    def barrier(self) -> None:
+        """Waits for every rank. Error: ``EPG_ERR_TIMEOUT`` names those that did not come, ``EPG_ERR_ABORTED`` who
+        aborted and why."""
+        lib.epg_team_barrier(self.raw)
+
+    def allgather(self, data: bytes) -> List[bytes]:
+        """Every rank's `data`, in rank order. Error: ``EPG_ERR_MISMATCH`` if the lengths differ."""
+        out = c.create_string_buffer(max(1, len(data) * self.size))
+        lib.epg_team_allgather(self.raw, data, len(data), out)
+        return [out.raw[rank * len(data):(rank + 1) * len(data)] for rank in range(self.size)]
+
+    def abort(self, reason: str) -> None:
+        """Wakes every rank from every wait; their calls fail with ``EPG_ERR_ABORTED`` and the first reason given."""
+        lib.epg_team_abort(self.raw, reason.encode())
+
+    def stats(self) -> Dict[str, int]:
+        """``barriers`` and ``allgathers`` of this rank."""
+        stats = _abi.init(_abi.TeamStats)
+        lib.epg_team_get_stats(self.raw, c.byref(stats))
+        return _abi.values(stats)
+
+
+def teams(device: Device, ranks: int, timeout_ms: int = 0) -> List[Team]:
+    """`ranks` virtual ranks on `device`, each to be used by a thread of its own.
+
+    Args:
+        timeout_ms: bound of a collective call; 0: the setting ``EPGRAPH_TIMEOUT_MS``.
+    """
+    raws = (c.c_void_p * max(1, ranks))()
+    options = _abi.init(_abi.TeamOptions, timeout_ms=timeout_ms)
+    lib.epg_team_create_threads(device.raw, c.byref(options), ranks, raws)
+    return [Team(device, raw) for raw in raws if raw is not None]
+
+
+class _Crew:
+    """The threads of one launch, and what came of them."""
+
+    def __init__(self, members: List[Team], fn: Callable[..., Any], args: Sequence[Any]) -> None:
+        self.members, self.fn, self.args = members, fn, args
+        self.results: List[Any] = [None] * len(members)
+        self.lock = threading.Lock()
+        self.raised: List[BaseException] = []   # in the order of time
+
+    def run_rank(self, rank: int) -> None:
+        team = self.members[rank]
+        try:
+            self.results[rank] = self.fn(team, *self.args)
+        except BaseException as error:
+            with self.lock:
+                self.raised.append(error)
+            team.abort(f"rank {rank} raised {type(error).__name__}: {error}")
+
+    def run(self) -> None:
+        threads = [threading.Thread(target=self.run_rank, args=(rank,), name=f"epgraph rank {rank}")
+                   for rank in range(len(self.members))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def first_cause(self) -> Optional[BaseException]:
+        for error in self.raised:
+            if not (isinstance(error, Error) and error.code == ABORTED):
+                return error
+        return self.raised[0] if self.raised else None
+
+
+def launch(fn: Callable[..., Any], ranks: int, *args: Any, device: Optional[Device] = None,
+           timeout_ms: int = 0) -> List[Any]:
+    """Runs ``fn(team, *args)`` on `ranks` virtual ranks, a thread each, and waits for all.
+
+    A rank that raises aborts the team, so that no peer waits for it. Everything that was made from the teams (groups,
+    and their runners) is closed at the end; without `device`, a host device is made for the call and closed as well.
+
+    Returns:
+        What each rank returned, in rank order.
+
+    Raises:
+        BaseException: the first that a rank raised, other than the ``EPG_ERR_ABORTED`` that followed from it.
+    """
+    own = device is None
+    used = Device() if device is None else device
+    try:
+        crew = _Crew(teams(used, ranks, timeout_ms), fn, args)
+        crew.run()
+        for team in crew.members:
+            team.close()
+        cause = crew.first_cause()
+        if cause is not None:
+            raise cause
+        return crew.results
+    finally:
+        if own:
+            used.close()

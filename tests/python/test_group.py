@@ -1,0 +1,341 @@
+"""Teams, launch, and dispatch and combine against sums written out here."""
+import array
+import gc
+import threading
+import time
+import unittest
+
+import epgraph
+
+try:
+    import numpy
+except ImportError:
+    numpy = None
+
+RANKS, EXPERTS, HIDDEN, TOPK, TOKENS = 2, 4, 8, 2, 3
+IDS = [[[0, 3], [2, 1], [3, -1]], [[1, 0], [3, 2], [0, -1]]]
+WEIGHTS = [[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]]
+
+
+def make(team, **options):
+    return epgraph.Group(team, **{**dict(experts=EXPERTS, hidden=HIDDEN, topk=TOPK, max_tokens=TOKENS), **options})
+
+
+def factor(rank, token):
+    """Expert e multiplies by e + 1."""
+    return sum(w * (e + 1) for e, w in zip(IDS[rank][token], WEIGHTS[token]) if e >= 0)
+
+
+class Launch(unittest.TestCase):
+    def test_results_in_rank_order(self):
+        def body(team, add):
+            team.barrier()
+            self.assertEqual(team.allgather(bytes([team.rank, 7])), [bytes([r, 7]) for r in range(4)])
+            return team.rank + add
+
+        self.assertEqual(epgraph.launch(body, 4, 10), [10, 11, 12, 13])
+
+    def test_the_first_cause_reaches_the_caller_and_wakes_the_others(self):
+        def body(team):
+            if team.rank == 2:
+                raise KeyError("mine")
+            team.barrier()
+
+        began = time.monotonic()
+        with self.assertRaisesRegex(KeyError, "mine"):
+            epgraph.launch(body, 4, timeout_ms=60000)
+        self.assertLess(time.monotonic() - began, 50)
+        self.assertFalse([t for t in threading.enumerate() if t.name.startswith("epgraph rank")])
+
+    def test_peers_learn_the_reason(self):
+        told = []
+
+        def body(team):
+            if team.rank == 0:
+                raise ValueError("no luck")
+            try:
+                team.barrier()
+            except epgraph.Error as error:
+                told.append(error)
+                raise
+
+        with self.assertRaisesRegex(ValueError, "no luck"):
+            epgraph.launch(body, 2)
+        self.assertEqual(told[0].name, "EPG_ERR_ABORTED")
+        self.assertIn("no luck", told[0].message)
+
+    def test_a_device_of_the_caller_stays_open(self):
+        with epgraph.Device() as device:
+            groups = epgraph.launch(make, 2, device=device)
+            self.assertTrue(all(group.closed for group in groups))
+            self.assertFalse(device.closed)
+
+    def test_ranks_that_disagree(self):
+        with self.assertRaisesRegex(epgraph.Error, "EPG_ERR_MISMATCH"):
+            epgraph.launch(lambda team: make(team, topk=1 + team.rank), 2)
+
+
+class WithoutNumpy(unittest.TestCase):
+    """Buffers in; identity experts by handing combine the rows themselves (contiguous layout)."""
+
+    def test_identity_brings_back_the_input(self):
+        def body(team):
+            group = make(team, layout="contiguous")
+            rows = array.array("f", [100 * team.rank + i for i in range(TOKENS * HIDDEN)])
+            ids = array.array("i", [e for token in IDS[team.rank] for e in token[:1] + [-1]])
+            out = memoryview(bytearray(TOKENS * HIDDEN * 4)).cast("B").cast("f", [TOKENS, HIDDEN])
+            with team.device.stream() as stream:
+                view = group.dispatch(memoryview(rows).cast("B").cast("f", [TOKENS, HIDDEN]),
+                                      memoryview(ids).cast("B").cast("i", [TOKENS, TOPK]), stream=stream)
+                outputs = group.output()
+                stream.host_func(lambda: copy_rows(outputs, view))
+                group.combine(outputs, out, stream=stream)
+                stream.synchronize()
+                group.check()
+            return list(rows) == [x for row in out.tolist() for x in row]
+
+        def copy_rows(to, view):
+            read, count = memoryview(view.rows).cast("B"), int(view.offsets[view.local_experts])
+            memoryview(to).cast("B")[:count * HIDDEN * 4] = read[:count * HIDDEN * 4]
+
+        self.assertEqual(epgraph.launch(body, RANKS), [True, True])
+
+    def test_an_object_that_is_no_array(self):
+        def body(team):
+            with team.device.stream() as stream:
+                make(team).dispatch(object(), None, stream=stream)
+
+        with self.assertRaisesRegex(TypeError, "rows is a object"):
+            epgraph.launch(body, 1)
+
+
+@unittest.skipIf(numpy is None, "numpy is not installed")
+class Pairs(unittest.TestCase):
+    def inputs(self, rank):
+        rows = (100 * rank + numpy.arange(TOKENS * HIDDEN, dtype="f4")).reshape(TOKENS, HIDDEN)
+        return rows, numpy.array(IDS[rank], "i4"), numpy.array(WEIGHTS, "f4")
+
+    def exchange(self, team, group, convert=lambda a: a, **more):
+        rows, ids, weights = map(convert, self.inputs(team.rank))
+        with team.device.stream() as stream:
+            view = group.dispatch(rows, ids, weights, stream=stream, **more)
+            outputs = group.run_experts(view, lambda expert, x: x * numpy.float32(expert + 1), stream=stream)
+            out = group.combine(outputs, stream=stream)
+            stream.synchronize()
+            group.check()
+        return out, view
+
+    def assert_right(self, outs):
+        for rank, out in enumerate(outs):
+            for token in range(TOKENS):
+                expected = self.inputs(rank)[0][token] * numpy.float32(factor(rank, token))
+                numpy.testing.assert_array_equal(out[token], expected)
+
+    def test_every_layout_and_mode(self):
+        for layout in ("in_place", "contiguous", "masked"):
+            for mode in ("ll", "ht"):
+                with self.subTest(layout=layout, mode=mode):
+                    self.assert_right(epgraph.launch(
+                        lambda team: self.exchange(team, make(team, layout=layout), mode=mode)[0], RANKS))
+
+    def test_int64_ids_and_dlpack(self):
+        class Foreign:
+            """A tensor of which nothing but DLPack is known."""
+            def __init__(self, of):
+                self.of = of
+
+            def __dlpack__(self, **options):
+                return self.of.__dlpack__(**options)
+
+            def __dlpack_device__(self):
+                return self.of.__dlpack_device__()
+
+        def convert(a):
+            return Foreign(a.astype("i8") if a.dtype == "i4" else a)
+
+        if not hasattr(numpy, "from_dlpack"):
+            self.skipTest("this numpy has no from_dlpack")
+        self.assert_right(epgraph.launch(lambda team: self.exchange(team, make(team), convert)[0], RANKS))
+
+    def test_views_say_where_rows_came_from_without_a_copy(self):
+        def body(team):
+            group = make(team)
+            view = self.exchange(team, group)[1]
+            again = group.view()
+            self.assertEqual(view.rows.__array_interface__["data"], again.rows.__array_interface__["data"])
+            self.assertFalse(view.rows.flags.writeable)
+            self.assertEqual(view.first_expert, 2 * team.rank)
+            expected = [(e, rank, token) for e in (view.first_expert, view.first_expert + 1) for rank in range(RANKS)
+                        for token in range(TOKENS) if e in IDS[rank][token]]
+            seen = []
+            for local in range(view.local_experts):
+                for p in range(view.offsets[local], view.offsets[local] + view.counts[local]):
+                    source, token = int(view.row_source[p]), int(view.row_token[p])
+                    seen.append((view.first_expert + local, source, token))
+                    numpy.testing.assert_array_equal(view.rows[view.row_index[p]], self.inputs(source)[0][token])
+            self.assertEqual(seen, expected)
+            self.assertEqual(int(view.total[0]), len(expected))
+
+        epgraph.launch(body, RANKS)
+
+    def test_fewer_tokens_than_the_bucket(self):
+        def body(team):
+            rows, ids, weights = self.inputs(team.rank)
+            group, count = make(team), numpy.array([2 - team.rank], "u4")
+            with team.device.stream() as stream:
+                view = group.dispatch(rows, ids, weights, tokens=count, stream=stream)
+                out = numpy.full((TOKENS, HIDDEN), -1, "f4")
+                outputs = group.run_experts(view, lambda expert, x: x * numpy.float32(expert + 1), stream=stream)
+                self.assertIs(group.combine(outputs, out, stream=stream), out)
+                stream.synchronize()
+            return out
+
+        for rank, out in enumerate(epgraph.launch(body, RANKS)):
+            live = 2 - rank
+            self.assertTrue((out[live:] == -1).all())
+            expected = self.inputs(rank)[0][0] * numpy.float32(factor(rank, 0))
+            numpy.testing.assert_array_equal(out[0], expected)
+
+    def test_a_token_count_may_be_an_int(self):
+        def body(team):
+            rows, ids, weights = self.inputs(team.rank)
+            group = make(team)
+            with team.device.stream() as stream:
+                view = group.dispatch(rows, ids, weights, tokens=1, stream=stream)
+                out = group.combine(group.run_experts(view, lambda expert, x: x, stream=stream), stream=stream)
+                stream.synchronize()
+            self.assertTrue(out[0].any() and not out[1:].any())
+
+        epgraph.launch(body, RANKS)
+
+    def test_bfloat16_rows_come_back_bit_for_bit(self):
+        def body(team):
+            group = make(team, row_type="bfloat16")
+            rows = (numpy.arange(TOKENS * HIDDEN) + 0x3F80 + 64 * team.rank).astype("u2").reshape(TOKENS, HIDDEN)
+            ids = numpy.array([[token % EXPERTS, -1] for token in range(TOKENS)], "i4")
+            with team.device.stream() as stream:
+                view = group.dispatch(rows, ids, stream=stream)
+                out = group.combine(group.run_experts(view, lambda expert, x: x, stream=stream), stream=stream)
+                stream.synchronize()
+            numpy.testing.assert_array_equal(out, rows)
+
+        epgraph.launch(body, RANKS)
+
+    def test_inputs_live_as_long_as_the_work_needs_them(self):
+        def body(team):
+            group, gate = make(team), threading.Event()
+            with team.device.stream() as stream:
+                stream.host_func(gate.wait)
+                view = group.dispatch(*self.inputs(team.rank), stream=stream)
+                outputs = group.run_experts(view, lambda expert, x: x * numpy.float32(expert + 1), stream=stream)
+                out = group.combine(outputs, stream=stream)
+                gc.collect()
+                junk = [numpy.full((TOKENS, HIDDEN), 9, "f4") for _ in range(100)]
+                gate.set()
+                stream.synchronize()
+                del junk
+            return out
+
+        self.assert_right(epgraph.launch(body, RANKS))
+
+    def test_an_expert_that_raises_reaches_the_caller(self):
+        def body(team):
+            group = make(team)
+
+            def expert(number, x):
+                if number == 3:
+                    raise RuntimeError("expert 3 is ill")
+                return x
+
+            with team.device.stream() as stream:
+                view = group.dispatch(*self.inputs(team.rank), stream=stream)
+                group.combine(group.run_experts(view, expert, stream=stream), stream=stream)
+                stream.synchronize()
+
+        with self.assertRaisesRegex(RuntimeError, "expert 3 is ill"):
+            epgraph.launch(body, RANKS)
+
+    def test_a_broken_pair_can_be_abandoned(self):
+        def body(team):
+            group = make(team)
+            with team.device.stream() as stream:
+                view = group.dispatch(*self.inputs(team.rank), stream=stream)
+                if team.rank == 0:
+                    with self.assertRaisesRegex(epgraph.Error, "EPG_ERR_STATE"):
+                        group.dispatch(*self.inputs(team.rank), stream=stream)
+                    group.abandon(stream=stream)
+                else:
+                    group.combine(group.run_experts(view, lambda expert, x: x, stream=stream), stream=stream)
+                stream.synchronize()
+                if team.rank == 1:  # tokens 0 and 2 wanted experts of rank 0
+                    self.assertEqual(group.flags()[:TOKENS].tolist(), [1, 0, 1])
+            group.clear_record()
+            return self.exchange(team, group)[0]
+
+        self.assert_right(epgraph.launch(body, RANKS))
+
+    def test_the_expert_map_can_be_changed(self):
+        def body(team):
+            group = make(team)
+            group.expert_map()[:] = [3, 2, 1, 0]
+            rows, _, _ = self.inputs(team.rank)
+            ids = numpy.array([[0, -1]] * TOKENS, "i4")
+            with team.device.stream() as stream:
+                view = group.dispatch(rows, ids, stream=stream)
+                out = group.combine(group.run_experts(view, lambda expert, x: x * numpy.float32(expert),
+                                                      stream=stream), stream=stream)
+                stream.synchronize()
+            numpy.testing.assert_array_equal(out, rows * 3)
+            self.assertEqual(group.stats()["pairs"], 1)
+
+        epgraph.launch(body, RANKS)
+
+    def test_arrays_that_do_not_fit_are_named(self):
+        rows, ids, weights = self.inputs(0)
+        readonly = numpy.zeros((TOKENS, HIDDEN), "f4")
+        readonly.flags.writeable = False
+        wrong = [
+            (TypeError, "rows has elements of kind 'f8'", dict(rows=rows.astype("f8"))),
+            (ValueError, r"rows has shape \(3, 4\), wanted \(any, 8\)", dict(rows=rows[:, :4].copy())),
+            (ValueError, "rows is not contiguous", dict(rows=numpy.asfortranarray(rows))),
+            (ValueError, "topk_ids has 2 rows, 3 are needed", dict(topk_ids=ids[:2])),
+            (TypeError, "topk_weights has elements of kind 'f8'", dict(topk_weights=weights.astype("f8"))),
+            (ValueError, "rows has 3 rows, 9 are needed", dict(bucket=9)),
+            (ValueError, "mode is 'fast'", dict(mode="fast")),
+            (TypeError, "tokens has elements of kind 'i8'", dict(tokens=numpy.array([1], "i8"))),
+        ]
+
+        def body(team):
+            group = make(team)
+            with team.device.stream() as stream:
+                for kind, text, change in wrong:
+                    with self.assertRaisesRegex(kind, text):
+                        group.dispatch(**{**dict(rows=rows, topk_ids=ids, stream=stream), **change})
+                group.dispatch(rows, ids, stream=stream)
+                with self.assertRaisesRegex(ValueError, "out is read-only"):
+                    group.combine(group.output(), readonly, stream=stream)
+                with self.assertRaisesRegex(ValueError, "expert_rows has 1 rows"):
+                    group.combine(rows[:1], stream=stream)
+                group.abandon(stream=stream)
+
+        epgraph.launch(body, 1)
+
+    def test_a_failure_on_the_device_is_raised_by_check(self):
+        def body(team):
+            group = make(team)
+            rows, ids, _ = self.inputs(0)
+            ids[1, 1] = 77
+            with team.device.stream() as stream:
+                view = group.dispatch(rows, ids, stream=stream)
+                group.combine(group.run_experts(view, lambda expert, x: x, stream=stream), stream=stream)
+                stream.synchronize()
+            with self.assertRaisesRegex(epgraph.Error, "EPG_ERR_ROUTING.*77"):
+                group.check()
+            group.clear_record()
+            group.check()
+
+        epgraph.launch(body, 1)
+
+
+if __name__ == "__main__":
+    unittest.main()
