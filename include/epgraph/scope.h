@@ -4,9 +4,10 @@
  * of the stream in use; under capture its work then fails or is silently not captured. A scope tells all of them, reads
  * each one back, and leaving it puts back exactly what each had.
  *
- * Known runtimes: TVM-FFI (libtvm_ffi.so) is set. PyTorch, Paddle, CuPy and Warp are found and reported as not supported;
- * they, and any other, can be set by callbacks. Libraries are looked for among those that the process has loaded, at
- * each enter if any was loaded since the last; none is ever loaded.
+ * Known runtimes: PyTorch (libc10_cuda.so, on x86-64; a stream of its pool stays one) and TVM-FFI (libtvm_ffi.so) are
+ * set. Paddle, CuPy and Warp are found and reported as not supported; they, and any other, can be set by callbacks.
+ * Libraries are looked for among those that the process has loaded, at each enter if any was loaded since the last;
+ * none is ever loaded.
  *
  * What this cannot do: move streams that a library has cached, or that are passed to it as an argument. */
 #ifndef EPGRAPH_SCOPE_H

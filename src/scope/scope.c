@@ -1,7 +1,7 @@
 /* The table of runtimes, and scopes: which runtimes are there, entering all or none of them, leaving in reverse.
  *
- * How a runtime is set is its own file's business. Invariants: the lock is never held while a runtime is called; a
- * runtime that was found stays found, since the table keeps its library loaded; `open` lists the scopes of all
+ * How a runtime is set is its own file's business. Invariants: the lock is not held while a runtime is set or put
+ * back; a runtime that was found stays found, since the table keeps its library loaded; `open` lists the scopes of all
  * threads, the newest first. */
 #include <dlfcn.h>
 #include <pthread.h>

@@ -31,7 +31,8 @@ struct epg__scope_ops {
     const char *name;
     const char *library; /* as epg__scope_library_open takes it */
 
-    /* The library is there: resolves what is needed. A failure's message says why the runtime is unsupported. */
+    /* The library is there: resolves what is needed, and probes it. A failure's message says why the runtime is
+     * unsupported. */
     epg_status (*find)(epg__scope_found *found);
 
     /* Saves what is current, makes `stream` current and reads it back. A failure leaves the runtime as it was. */
@@ -48,8 +49,8 @@ extern const epg__scope_ops epg__scope_user;
 uint64_t epg__scope_libraries_generation(void);
 
 /* A reference to the loaded library `pattern`, to be closed with dlclose; *library is NULL if there is none, which is
- * no failure. A pattern is a file name, after which a version may follow ("libx.so" is libx.so.1 too), or, with a slash in
- * it, a part of a path. EPG_ERR_UNSUPPORTED, naming both, if two are loaded: they have two states. */
+ * no failure. A pattern is a file name, after which a version may follow ("libx.so" is libx.so.1 too), or, with a slash
+ * in it, a part of a path. EPG_ERR_UNSUPPORTED, naming both, if two are loaded: they have two states. */
 epg_status epg__scope_library_open(const char *pattern, void **library);
 
 /* The address of a symbol that `library` itself defines; NULL if it does not, even where a library that it depends on

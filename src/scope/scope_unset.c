@@ -27,8 +27,6 @@ static epg_status restore(const epg__scope_found *found, int ordinal, const epg_
     return epg__fail(EPG_ERR_UNSUPPORTED, "%s cannot be set", found->name);
 }
 
-const epg__scope_ops epg__scope_torch = {
-    .name = "PyTorch", .library = "libc10_cuda.so", .find = no_interface, .set = set, .restore = restore};
 const epg__scope_ops epg__scope_paddle = {
     .name = "Paddle", .library = "libphi_core.so", .find = no_interface, .set = set, .restore = restore};
 const epg__scope_ops epg__scope_cupy = {

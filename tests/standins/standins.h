@@ -12,10 +12,13 @@ enum { STANDIN_DEVICES = 4 };
 /* Of the calling thread: as the real one; every set fails; sets succeed and do nothing. */
 enum { STANDIN_OBEY, STANDIN_REFUSE, STANDIN_IGNORE };
 void standin_behave(int how);
-int standin_version(void);
 
-int TVMFFIEnvSetStream(int32_t kind, int32_t device, void *stream, void **before);
-void *TVMFFIEnvGetStream(int32_t kind, int32_t device);
-void *TVMFFIEnvGetCurrentStream(int32_t kind, int32_t device);
+/* PyTorch's, on a thread that has this many GPUs, 0 at first. */
+void standin_count(int devices);
+
+typedef struct standin_stream {
+    uint64_t device; /* kind and index in the low 16 bits */
+    uint64_t id;
+} standin_stream;
 
 #endif
