@@ -20,8 +20,9 @@ One MoE exchange on two virtual ranks::
 from ._device import Device, Stream
 from ._group import Group, View
 from ._library import Error, LibraryError, VERSION as __version__
+from ._runner import Runner, StepCall
 from ._settings import settings
 from ._team import Team, launch, teams
 
-__all__ = ["Device", "Error", "Group", "LibraryError", "Stream", "Team", "View", "launch", "settings", "teams",
-           "__version__"]
+__all__ = ["Device", "Error", "Group", "LibraryError", "Runner", "StepCall", "Stream", "Team", "View", "launch",
+           "settings", "teams", "__version__"]

@@ -1,0 +1,199 @@
+"""The runner from Python: replay against eager, exceptions, reset, the garbage collector, what captured work keeps."""
+import gc
+import sys
+import unittest
+
+import epgraph
+
+try:
+    import numpy
+except ImportError:
+    numpy = None
+
+EXPERTS, HIDDEN, TOPK, MOST = 4, 16, 2, 8
+COUNTS = [(3, 8), (1, 0), (8, 2), (0, 5), (4, 4), (7, 1)]
+
+
+class Plain(unittest.TestCase):
+    """Without groups: host functions."""
+
+    def setUp(self):
+        self.device = epgraph.Device()
+        self.stream = self.device.stream()
+        self.addCleanup(self.device.close)
+
+    def test_captured_once_and_replayed(self):
+        seen, phases = [], []
+
+        def step(call):
+            phases.append(call.phase)
+            bucket = call.bucket
+            call.stream.host_func(lambda: seen.append(bucket), "note")
+
+        runner = epgraph.Runner(step, buckets=[2, 4], device=self.device, warmups=1)
+        for tokens in (1, 2, 3, 5):
+            runner.run(tokens, stream=self.stream)
+        gc.collect()
+        runner.run(1, stream=self.stream)
+        self.stream.synchronize()
+        self.assertEqual(phases, ["warmup", "probe", "capture", "warmup", "capture", "eager"])
+        self.assertEqual(seen, [2, 2, 2, 4, 4, 5, 2])  # warm-ups run their host functions as well
+        stats = runner.stats()
+        self.assertEqual((stats["captures"], stats["replays"], stats["eager"]), (2, 4, 1))
+        self.assertEqual(runner.bucket(3), 4)
+        with self.assertRaisesRegex(epgraph.Error, "EPG_ERR_NOT_FOUND"):
+            runner.bucket(5)
+
+    def test_an_exception_ends_the_capture_and_reaches_the_caller(self):
+        failing = ["warmup", "probe", "capture", "eager"]
+
+        def step(call):
+            if failing and call.phase == failing[0]:
+                raise LookupError(failing.pop(0))
+            call.stream.host_func(lambda: None)
+
+        runner = epgraph.Runner(step, buckets=[4], device=self.device)
+        for phase in ("warmup", "probe", "capture"):
+            with self.assertRaisesRegex(LookupError, phase):
+                runner.run(1, stream=self.stream)
+        with self.assertRaisesRegex(LookupError, "eager"):
+            runner.run(1, stream=self.stream, eager=True)
+        runner.run(1, stream=self.stream)
+        self.stream.synchronize()
+        self.assertTrue(gc.isenabled())
+        self.assertEqual(runner.stats()["replays"], 1)
+
+    def test_an_error_of_the_library_passes_as_it_is(self):
+        runner = epgraph.Runner(lambda call: call.stream.synchronize(), buckets=[4], device=self.device, warmups=0)
+        with self.assertRaises(epgraph.Error) as caught:
+            runner.run(1, stream=self.stream)
+        self.assertEqual(caught.exception.code, 900)
+
+    def test_no_garbage_is_collected_during_capture(self):
+        states = {}
+        runner = epgraph.Runner(lambda call: states.setdefault(call.phase, gc.isenabled()), buckets=[1],
+                                device=self.device)
+        runner.run(1, stream=self.stream)
+        runner.run(1, stream=self.stream, eager=True)
+        self.assertEqual((states["probe"], states["capture"], states["eager"]), (False, False, True))
+        self.assertTrue(gc.isenabled())
+
+    def test_a_host_function_that_raises_in_a_replay(self):
+        ill = []
+
+        def work():
+            if ill:
+                raise OSError("ill")
+
+        runner = epgraph.Runner(lambda call: call.stream.host_func(work), buckets=[1], device=self.device)
+        runner.run(1, stream=self.stream)
+        self.stream.synchronize()
+        ill.append(1)
+        runner.run(1, stream=self.stream)
+        with self.assertRaisesRegex(OSError, "ill"):
+            self.stream.synchronize()
+
+    def test_reset_captures_anew_and_lets_go(self):
+        class Thing:
+            def __call__(self):
+                pass
+
+        thing = Thing()
+        runner = epgraph.Runner(lambda call: call.stream.host_func(thing), buckets=[1], device=self.device)
+        runner.run(1, stream=self.stream)
+        self.stream.synchronize()
+        held = sys.getrefcount(thing)
+        runner.reset()
+        gc.collect()
+        self.assertLess(sys.getrefcount(thing), held)
+        runner.run(1, stream=self.stream)
+        self.stream.synchronize()
+        self.assertEqual(runner.stats()["captures"], 2)
+
+    def test_scratch_memory(self):
+        addresses = []
+
+        def step(call):
+            array = call.alloc((4, 2))
+            addresses.append(memoryview(array).cast("B").nbytes)
+            kept.append(call)
+
+        kept = []
+        runner = epgraph.Runner(step, buckets=[1], device=self.device)
+        runner.run(1, stream=self.stream)
+        self.assertEqual(set(addresses), {32})
+        with self.assertRaisesRegex(ValueError, "has returned"):
+            kept[0].alloc((1,))
+
+    def test_bad_arguments(self):
+        with self.assertRaisesRegex(ValueError, "groups or a device"):
+            epgraph.Runner(lambda call: None)
+        with self.assertRaisesRegex(epgraph.Error, "EPG_ERR_INVALID"):
+            epgraph.Runner(lambda call: None, buckets=[4, 2], device=self.device)
+
+
+@unittest.skipIf(numpy is None, "numpy is not installed")
+class Pairs(unittest.TestCase):
+    def test_replay_equals_eager_in_any_mix(self):
+        def body(team):
+            group = epgraph.Group(team, experts=EXPERTS, hidden=HIDDEN, topk=TOPK, max_tokens=MOST)
+            rows, ids = numpy.zeros((MOST, HIDDEN), "f4"), numpy.zeros((MOST, TOPK), "i4")
+            count, out = numpy.zeros(1, "u4"), numpy.zeros((MOST, HIDDEN), "f4")
+
+            def step(call):
+                view = group.dispatch(rows, ids, tokens=count, bucket=call.bucket, stream=call.stream)
+                outputs = group.run_experts(view, lambda e, x: x / numpy.float32(e + 2) + x * x, stream=call.stream)
+                group.combine(outputs, out, stream=call.stream)
+
+            runner = epgraph.Runner(step, buckets=[1, 2, 4, 8], groups=[group])
+            with team.device.stream() as stream:
+                def once(tokens, eager):
+                    out[:] = 0
+                    runner.run(tokens, stream=stream, eager=eager, inputs={"rows": rows})
+                    stream.synchronize()
+                    group.check()
+                    return out.copy()
+
+                for number, counts in enumerate(COUNTS):
+                    random = numpy.random.default_rng(2 * number + team.rank)
+                    rows[:] = random.standard_normal(rows.shape)
+                    ids[:] = [random.permutation(EXPERTS)[:TOPK] for _ in range(MOST)]
+                    count[0] = tokens = counts[team.rank]
+                    mixed = number % 2 == 1 and team.rank == 1  # it replays in the others' eager round, too
+                    eager, replayed = once(tokens, not mixed), once(tokens, False)
+                    numpy.testing.assert_array_equal(eager, replayed)
+                    self.assertEqual(bool(replayed.any()), tokens > 0)
+                with self.assertRaisesRegex(epgraph.Error, "EPG_ERR_MOVED.*rows"):
+                    runner.run(1, stream=stream, inputs={"rows": rows.copy()})
+            self.assertGreaterEqual(runner.stats()["replays"], len(COUNTS))
+            self.assertEqual(group.stats()["pairs"], 2 * len(COUNTS))
+
+        epgraph.launch(body, 2)
+
+    def test_an_exception_between_the_halves_leaves_the_group_usable(self):
+        def body(team):
+            group = epgraph.Group(team, experts=EXPERTS, hidden=HIDDEN, topk=TOPK, max_tokens=MOST)
+            rows, ids = numpy.ones((MOST, HIDDEN), "f4"), numpy.array([[0, 1]] * MOST, "i4")
+            out, ill = numpy.zeros((MOST, HIDDEN), "f4"), [True]
+
+            def step(call):
+                view = group.dispatch(rows, ids, bucket=call.bucket, stream=call.stream)
+                if ill and call.phase == "capture":
+                    raise ArithmeticError("in the middle of a pair")
+                group.combine(group.run_experts(view, lambda e, x: x, stream=call.stream), out, stream=call.stream)
+
+            runner = epgraph.Runner(step, groups=[group])
+            with team.device.stream() as stream:
+                with self.assertRaisesRegex(ArithmeticError, "middle of a pair"):
+                    runner.run(MOST, stream=stream)
+                ill.clear()
+                runner.run(MOST, stream=stream)
+                stream.synchronize()
+                group.check()
+            numpy.testing.assert_array_equal(out, 2 * rows)
+
+        epgraph.launch(body, 2)
+
+
+if __name__ == "__main__":
+    unittest.main()
