@@ -21,6 +21,7 @@ quick() {
 		2-masks            pair  -DRANKS=2,-DANYTIME              safety    holds
 		3-ranks            pair  -DRANKS=3,-DCOARSE               safety    holds
 		3-stop             pair  -DRANKS=3,-DCOARSE,-DSTOP        safety    holds
+		3-signal-first     pair  -DRANKS=3,-DCOARSE,-DSIGNAL_FIRST,-DCHECKED=2  assert  row_lost
 		one-bank           pair  -DONE_BANK,-DCHECKED=1           assert    row_overwritten
 		one-bank-signals   pair  -DONE_BANK,-DCHECKED=8           assert    signal_lost
 		no-epoch           pair  -DNO_EPOCH,-DCHECKED=8           assert    signal_lost
@@ -41,7 +42,7 @@ quick() {
 long() {
 	cat <<-END
 		2-masks-abandon    pair  -DRANKS=2,-DANYTIME,-DABANDON    safety    holds
-		3-go-on            pair  -DRANKS=3,-DCOARSE,-DLIVENESS    fair      holds
+		3-go-on            pair  -DRANKS=3,-DCOARSE,-DEARLY,-DLIVENESS  fair      holds
 	END
 }
 

@@ -12,13 +12,14 @@
  *   ANYTIME   any rank may be masked by any other at any time: deadlines that pass too early, masks set by hand
  *   ABANDON   a pair may break between its halves
  * LIVENESS adds the claim that ranks go on. COARSE runs steps together that need not be told apart, so that three ranks
- * can be followed: a rank's rows are stored when its pair opens, its partial sums when its last wait ends (a store that
- * comes earlier is only more in the way), and the waits of a half end together. Not with ANYTIME.
+ * can be followed: a rank's partial sums are stored when its last wait ends (a store that comes earlier is only more in
+ * the way), and the waits of a half end together. EARLY does the same for the rows, which are stored when the pair
+ * opens. Neither with ANYTIME.
  * Switches that break it, each of which must fail:
  *   ONE_BANK NO_EPOCH SIGNAL_FIRST RELAXED NO_EMPTY_SIGNAL NO_EMPTY_WAIT MASK_IGNORED MASK_BACK
  * CHECKED is the set of properties that end a run; a broken model is run with the one that it must violate. */
-#if defined(COARSE) && defined(ANYTIME)
-#error "a mask may be set between steps that COARSE runs together"
+#if (defined(COARSE) || defined(EARLY)) && defined(ANYTIME)
+#error "a mask may be set between steps that COARSE and EARLY run together"
 #endif
 #ifndef RANKS
 #define RANKS 2
@@ -168,7 +169,7 @@ inline open_pair()
     :: else -> break
     od;
     i = 0;
-#ifdef COARSE
+#ifdef EARLY
     FOR_PEERS(SUCCESSOR, store_row)
 #endif
 }
@@ -219,10 +220,10 @@ inline serve(q)
 }
 
 /* epg__dispatch_send_ll_host: all rows, then all signals. epg__dispatch_send_ht_host: peer by peer, its rows and then
- * its signal. Where rows are stored at once (COARSE) the two are the same. */
+ * its signal. Where rows are stored at once (EARLY) the two are the same. */
 inline dispatch_send()
 {
-#ifdef COARSE
+#ifdef EARLY
     FOR_PEERS(SUCCESSOR, signal_dispatch)
 #else
     if
