@@ -100,6 +100,13 @@ EPG_API epg_status epg_scope_enter(epg_scope_table *table, int ordinal, epg_stre
  * does nothing. May run during capture. */
 EPG_API epg_status epg_scope_leave(epg_scope *scope);
 
+/* Shows that a library follows: enters a scope on a non-blocking stream of its own, captures there while `operation`
+ * makes one small operation through that library, and requires a node in the graph. EPG_ERR_ESCAPED if there is none:
+ * the operation went to another stream, and has run there. A failure of `operation` is forwarded. `ordinal` is the GPU
+ * of `device`. Nothing of the graph runs. */
+EPG_API epg_status epg_scope_verify(epg_scope_table *table, epg_device *device, int ordinal,
+                                    epg_status (*operation)(void *ctx), void *ctx);
+
 #ifdef __cplusplus
 }
 #endif
