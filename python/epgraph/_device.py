@@ -19,11 +19,13 @@ class Handle:
 
     def __init__(self, parent: Optional["Handle"] = None) -> None:
         self._raw: Optional[int] = None
-        self._parent = parent
+        self._parent, self._linked = parent, parent is not None
+        self._dependents, self._unwanted = 0, False
         self._children: "weakref.WeakSet[Handle]" = weakref.WeakSet()
         self._order = 0
         if parent is not None:
             parent._order += 1
+            parent._dependents += 1
             self._order = parent._order
             parent._children.add(self)
 
@@ -47,6 +49,15 @@ class Handle:
         raw, self._raw = self._raw, None
         if raw is not None:
             self._destroy(raw)
+        if self._linked and self._parent is not None:
+            self._linked = False
+            self._parent._release()
+
+    def _release(self) -> None:
+        """One that depended on this handle is closed."""
+        self._dependents -= 1
+        if self._unwanted and self._dependents == 0:
+            self.close()
 
     def __enter__(self) -> Any:
         return self
@@ -56,7 +67,11 @@ class Handle:
 
     def __del__(self) -> None:
         try:
-            self.close()
+            # Of a cycle the collector finalises in any order, with the weak references to children gone already.
+            if self._dependents > 0:
+                self._unwanted = True
+            else:
+                self.close()
         except Exception:  # at the interpreter's end there may be nothing left to close it with
             pass
 

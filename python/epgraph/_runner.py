@@ -125,12 +125,17 @@ class Runner(Handle):
         raw = c.c_void_p()
         lib.epg_runner_create(self.device.raw, c.byref(options), c.byref(raw))
         self._raw = raw.value
+        for group in self.groups:
+            group._dependents += 1
 
     def _destroy(self, raw: int) -> None:
         for stream in self._streams:
             stream._others.discard(self._failures)
         lib.epg_runner_destroy(raw)
         self._held.clear()
+        for user in (*self._streams, *self.groups):
+            user._release()
+        self._streams.clear()
 
     def _call(self, raw: Any) -> int:
         """The step function as C calls it: an exception may not unwind through C, so it waits here."""
@@ -159,7 +164,9 @@ class Runner(Handle):
         step = _abi.init(_abi.RunnerStep, stream=stream.raw, inputs=c.addressof(listed), input_count=len(looked),
                          **fields)
         self._now, self._raised = stream, None
-        self._streams.add(stream)
+        if stream not in self._streams:
+            self._streams.add(stream)
+            stream._dependents += 1
         stream._others.add(self._failures)
         for group in self.groups:
             group._use(stream)

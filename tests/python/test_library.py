@@ -98,6 +98,12 @@ class Devices(unittest.TestCase):
             stream.synchronize()
         self.assertEqual(seen, ["later"])
 
+    def test_handles_left_to_the_collector_end_in_order(self):
+        ran = python("-c", "import epgraph\nd = epgraph.Device(); s = d.stream()\n"
+                     "r = epgraph.Runner(lambda call: None, buckets=[1], device=d)\nr.run(1, stream=s)\n"
+                     "s.synchronize(); s.cycle = [s, r]; d.cycle = [d, s]")
+        self.assertEqual((ran.returncode, ran.stderr), (0, ""))
+
     def test_closing_a_device_closes_its_streams(self):
         device = epgraph.Device()
         stream = device.stream()
