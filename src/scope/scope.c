@@ -118,8 +118,8 @@ static void release_locked(epg_scope_table *table)
     if (!last)
         return;
     for (uint32_t i = 0; i < table->count; i++)
-        if (table->found[i].library)
-            dlclose(table->found[i].library);
+        if (table->found[i].handle)
+            dlclose(table->found[i].handle);
     pthread_mutex_destroy(&table->lock);
     free(table);
 }
@@ -136,8 +136,8 @@ void epg_scope_table_destroy(epg_scope_table *table)
 
 static void look_for(epg__scope_found *found)
 {
-    epg_status status = epg__scope_library_open(found->ops->library, &found->library);
-    if (status == EPG_OK && !found->library)
+    epg_status status = epg__scope_library_open(found->ops->file, &found->handle);
+    if (status == EPG_OK && !found->handle)
         return;
     if (status == EPG_OK)
         status = found->ops->find(found);

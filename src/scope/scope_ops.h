@@ -17,7 +17,7 @@ typedef struct epg__scope_found {
     char name[EPG_SCOPE_NAME_BYTES];
     epg_scope_state state;               /* SET stands for "can be set" */
     char reason[EPG_SCOPE_REASON_BYTES]; /* why not; "" otherwise */
-    void *library;                       /* a reference that keeps it loaded; NULL: none */
+    void *handle;                        /* a reference that keeps it loaded; NULL: none */
     void *symbols[EPG__SCOPE_SYMBOLS];
     epg_scope_runtime user;              /* the caller's own runtime alone */
 } epg__scope_found;
@@ -29,7 +29,7 @@ typedef struct epg__scope_saved {
 
 struct epg__scope_ops {
     const char *name;
-    const char *library; /* as epg__scope_library_open takes it */
+    const char *file; /* as epg__scope_library_open takes it */
 
     /* The library is there: resolves what is needed, and probes it. A failure's message says why the runtime is
      * unsupported. */

@@ -88,7 +88,7 @@ static epg_status find(epg__scope_found *found)
     if (!CONVENTION_IS_KNOWN)
         return epg__fail(EPG_ERR_UNSUPPORTED, "how it passes a stream is known for x86-64 alone");
     for (int i = 0; i < SYMBOLS; i++) {
-        found->symbols[i] = epg__scope_symbol(found->library, names[i]);
+        found->symbols[i] = epg__scope_symbol(found->handle, names[i]);
         if (!found->symbols[i])
             return epg__fail(EPG_ERR_UNSUPPORTED, "the library has no %s", names[i]);
     }
@@ -130,4 +130,4 @@ static epg_status restore(const epg__scope_found *found, int ordinal, const epg_
 }
 
 const epg__scope_ops epg__scope_torch = {
-    .name = "PyTorch", .library = "libc10_cuda.so", .find = find, .set = set, .restore = restore};
+    .name = "PyTorch", .file = "libc10_cuda.so", .find = find, .set = set, .restore = restore};

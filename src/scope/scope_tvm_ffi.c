@@ -9,10 +9,10 @@ typedef void *(*get_fn)(int32_t kind, int32_t device);
 
 static epg_status find(epg__scope_found *found)
 {
-    found->symbols[SET] = epg__scope_symbol(found->library, "TVMFFIEnvSetStream");
-    found->symbols[GET] = epg__scope_symbol(found->library, "TVMFFIEnvGetStream");
+    found->symbols[SET] = epg__scope_symbol(found->handle, "TVMFFIEnvSetStream");
+    found->symbols[GET] = epg__scope_symbol(found->handle, "TVMFFIEnvGetStream");
     if (!found->symbols[GET])
-        found->symbols[GET] = epg__scope_symbol(found->library, "TVMFFIEnvGetCurrentStream"); /* its former name */
+        found->symbols[GET] = epg__scope_symbol(found->handle, "TVMFFIEnvGetCurrentStream"); /* its former name */
     if (!found->symbols[SET])
         return epg__fail(EPG_ERR_UNSUPPORTED, "the library has no TVMFFIEnvSetStream");
     if (!found->symbols[GET])
@@ -50,4 +50,4 @@ static epg_status restore(const epg__scope_found *found, int ordinal, const epg_
 }
 
 const epg__scope_ops epg__scope_tvm_ffi = {
-    .name = "TVM-FFI", .library = "libtvm_ffi.so", .find = find, .set = set, .restore = restore};
+    .name = "TVM-FFI", .file = "libtvm_ffi.so", .find = find, .set = set, .restore = restore};

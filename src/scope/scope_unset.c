@@ -28,8 +28,8 @@ static epg_status restore(const epg__scope_found *found, int ordinal, const epg_
 }
 
 const epg__scope_ops epg__scope_paddle = {
-    .name = "Paddle", .library = "libphi_core.so", .find = no_interface, .set = set, .restore = restore};
+    .name = "Paddle", .file = "libphi_core.so", .find = no_interface, .set = set, .restore = restore};
 const epg__scope_ops epg__scope_cupy = {
-    .name = "CuPy", .library = "cupy_backends/cuda/stream.", .find = python_only, .set = set, .restore = restore};
+    .name = "CuPy", .file = "cupy_backends/cuda/stream.", .find = python_only, .set = set, .restore = restore};
 const epg__scope_ops epg__scope_warp = {
-    .name = "Warp", .library = "warp/bin/warp.so", .find = no_interface, .set = set, .restore = restore};
+    .name = "Warp", .file = "warp/bin/warp.so", .find = no_interface, .set = set, .restore = restore};

@@ -22,7 +22,7 @@ typedef int (*tvm_set_fn)(int32_t, int32_t, void *, void **);
 typedef void *(*tvm_get_fn)(int32_t, int32_t);
 
 typedef struct tvm {
-    void *library;
+    void *handle;
     tvm_set_fn set;
     tvm_get_fn get;
     void (*behave)(int);
@@ -43,10 +43,10 @@ static tvm load_tvm(const char *generation, const char *getter)
 {
     char file[128];
     snprintf(file, sizeof file, "%s/libtvm_ffi.so", generation);
-    tvm t = {.library = load(file)};
-    t.set = (tvm_set_fn)dlsym(t.library, "TVMFFIEnvSetStream");
-    t.get = (tvm_get_fn)dlsym(t.library, getter);
-    t.behave = (void (*)(int))dlsym(t.library, "standin_behave");
+    tvm t = {.handle = load(file)};
+    t.set = (tvm_set_fn)dlsym(t.handle, "TVMFFIEnvSetStream");
+    t.get = (tvm_get_fn)dlsym(t.handle, getter);
+    t.behave = (void (*)(int))dlsym(t.handle, "standin_behave");
     assert_true(t.set && t.get && t.behave);
     t.behave(STANDIN_OBEY);
     t.set(2, DEVICE, NULL, NULL);
@@ -173,7 +173,7 @@ static void a_library_loaded_later_is_found(void **state)
     assert_int_equal(entry_of(&report, "TVM-FFI")->state, EPG_SCOPE_SET);
     assert_ptr_equal(t.get(2, DEVICE), STREAM(1));
     /* Nor is it gone while the table has it. */
-    assert_int_equal(dlclose(t.library), 0);
+    assert_int_equal(dlclose(t.handle), 0);
     assert_ptr_equal(t.get(2, DEVICE), STREAM(1));
     assert_int_equal(epg_scope_leave(scope), EPG_OK);
     epg_scope_table_destroy(table);
@@ -202,8 +202,8 @@ static void a_library_that_is_loaded_twice_is_unsupported(void **state)
     assert_null(one.get(2, DEVICE));
     assert_null(other.get(2, DEVICE));
     epg_scope_table_destroy(table);
-    dlclose(one.library);
-    dlclose(other.library);
+    dlclose(one.handle);
+    dlclose(other.handle);
 }
 
 /* ---- TVM-FFI ---- */
@@ -226,7 +226,7 @@ static void check_tvm(const char *generation, const char *getter)
     assert_ptr_equal(t.get(2, DEVICE), STREAM(7));
     assert_ptr_equal(t.get(2, DEVICE + 1), STREAM(8));
     epg_scope_table_destroy(table);
-    dlclose(t.library);
+    dlclose(t.handle);
 }
 
 static void tvm_ffi_is_set_and_put_back(void **state)
@@ -276,13 +276,13 @@ static void a_set_that_fails_or_does_nothing_is_noticed(void **state)
     assert_int_equal(epg_scope_leave(scope), EPG_ERR_UNSUPPORTED);
     assert_message("TVM-FFI: reads back 0x1000 after stream 0x7000 was set");
     epg_scope_table_destroy(table);
-    dlclose(t.library);
+    dlclose(t.handle);
 }
 
 /* ---- PyTorch ---- */
 
 typedef struct torch {
-    void *library;
+    void *handle;
     standin_stream (*get)(int8_t);
     void (*set)(standin_stream);
     void (*behave)(int), (*count)(int);
@@ -290,11 +290,11 @@ typedef struct torch {
 
 static torch load_torch(int gpus)
 {
-    torch t = {.library = load("now/libc10_cuda.so")};
-    t.get = (standin_stream(*)(int8_t))dlsym(t.library, "_ZN3c104cuda20getCurrentCUDAStreamEa");
-    t.set = (void (*)(standin_stream))dlsym(t.library, "_ZN3c104cuda20setCurrentCUDAStreamENS0_10CUDAStreamE");
-    t.behave = (void (*)(int))dlsym(t.library, "standin_behave");
-    t.count = (void (*)(int))dlsym(t.library, "standin_count");
+    torch t = {.handle = load("now/libc10_cuda.so")};
+    t.get = (standin_stream(*)(int8_t))dlsym(t.handle, "_ZN3c104cuda20getCurrentCUDAStreamEa");
+    t.set = (void (*)(standin_stream))dlsym(t.handle, "_ZN3c104cuda20setCurrentCUDAStreamENS0_10CUDAStreamE");
+    t.behave = (void (*)(int))dlsym(t.handle, "standin_behave");
+    t.count = (void (*)(int))dlsym(t.handle, "standin_count");
     assert_true(t.get && t.set && t.behave && t.count);
     t.count(gpus);
     return t;
@@ -322,7 +322,7 @@ static void a_pool_stream_of_pytorch_comes_back_as_itself(void **state)
     assert_int_equal(epg_scope_leave(outer), EPG_OK);
     assert_int_equal(t.get(DEVICE).id, pool_stream.id);
     epg_scope_table_destroy(table);
-    dlclose(t.library);
+    dlclose(t.handle);
 }
 
 static void pytorch_is_not_asked_for_a_gpu_that_it_has_not(void **state)
@@ -341,7 +341,7 @@ static void pytorch_is_not_asked_for_a_gpu_that_it_has_not(void **state)
     assert_int_equal(epg_scope_enter(table, 0, STREAM(1), NULL, &scope), EPG_OK);
     assert_int_equal(epg_scope_leave(scope), EPG_OK);
     epg_scope_table_destroy(table);
-    dlclose(t.library);
+    dlclose(t.handle);
 }
 
 static void pytorch_that_does_not_take_a_stream_is_noticed(void **state)
@@ -357,7 +357,7 @@ static void pytorch_that_does_not_take_a_stream_is_noticed(void **state)
     t.behave(STANDIN_OBEY);
     assert_int_equal(t.get(DEVICE).id, pool_stream.id);
     epg_scope_table_destroy(table);
-    dlclose(t.library);
+    dlclose(t.handle);
 }
 
 static void another_convention_under_pytorchs_names_is_found_out(void **state)
@@ -424,7 +424,7 @@ static void one_that_cannot_be_set_leaves_none_set(void **state)
     assert_int_equal(epg_scope_enter(table, DEVICE, STREAM(1), NULL, &scope), EPG_ERR_UNSUPPORTED);
     assert_message("second: set gave EPG_ERR_STATE; and what was set before could not be put back: first: restore");
     epg_scope_table_destroy(table);
-    dlclose(t.library);
+    dlclose(t.handle);
 }
 
 static void best_effort_sets_what_can_be_set(void **state)
@@ -564,7 +564,7 @@ static void threads_have_scopes_of_their_own(void **state)
     }
     assert_null(t.get(2, DEVICE));
     epg_scope_table_destroy(table);
-    dlclose(t.library);
+    dlclose(t.handle);
 }
 
 /* ---- whether a library follows ---- */
