@@ -28,7 +28,7 @@ static __device__ inline void epg__signal_leave(uint64_t *word, uint64_t value)
     asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
 }
 
-/* Words that carry no data behind them: masks, the abort word. Unordered. */
+/* Words that carry no data behind them: masks, the abort word. A load orders nothing. */
 static __device__ inline uint32_t epg__word_load(const uint32_t *word)
 {
     uint32_t value;

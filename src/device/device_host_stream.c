@@ -348,15 +348,19 @@ static epg_status wait_pushed(epg_stream stream)
     return status;
 }
 
+/* The living stream that *stream names, whose progress may be asked for: it does not capture. With the lock held. */
+static epg_status resolve_for_progress(epg__host_device *device, const char *what, epg_stream *stream)
+{
+    EPG_TRY(epg__host_resolve(device, *stream, stream));
+    EPG_TRY(check_alive(device, *stream, what));
+    return epg__capture_check_progress(*stream, what);
+}
+
 epg_status epg__host_stream_synchronize(epg_device *base, epg_stream stream)
 {
     epg__host_device *device = epg__host_of(base);
     epg__host_lock(device);
-    epg_status status = epg__host_resolve(device, stream, &stream);
-    if (status == EPG_OK)
-        status = check_alive(device, stream, "epg_stream_synchronize");
-    if (status == EPG_OK)
-        status = epg__capture_check_progress(stream, "epg_stream_synchronize");
+    epg_status status = resolve_for_progress(device, "epg_stream_synchronize", &stream);
     if (status == EPG_OK) {
         /* Work of blocking streams counts as the legacy stream's: whatever comes next on it waits for them. */
         uint64_t now = device->orders;
@@ -372,11 +376,7 @@ epg_status epg__host_stream_query(epg_device *base, epg_stream stream)
 {
     epg__host_device *device = epg__host_of(base);
     epg__host_lock(device);
-    epg_status status = epg__host_resolve(device, stream, &stream);
-    if (status == EPG_OK)
-        status = check_alive(device, stream, "epg_stream_query");
-    if (status == EPG_OK)
-        status = epg__capture_check_progress(stream, "epg_stream_query");
+    epg_status status = resolve_for_progress(device, "epg_stream_query", &stream);
     if (status == EPG_OK && (stream->head || (stream->legacy && !epg__host_stream_clear(stream))))
         status = epg__fail(EPG_ERR_NOT_READY, "the stream has %llu pieces of work left",
                            (unsigned long long)(stream->pushed - stream->done));
