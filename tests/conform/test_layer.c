@@ -24,14 +24,21 @@ typedef struct plan {
 
 static char directory[] = "/tmp/epgraph-layer-XXXXXX";
 
-static int make_checkpoint(const char *preset, int renormalise, epg_tensor_type type, epg_checkpoint **checkpoint)
+/* Writes a checkpoint, and opens it for the plan. */
+static epg_checkpoint *open_checkpoint(plan *p, const char *preset, int renormalise, epg_tensor_type type)
 {
     epg_checkpoint_write_options options = EPG_CHECKPOINT_WRITE_OPTIONS_INIT;
+    epg_checkpoint *checkpoint;
     options.shape = epg_preset_find(preset)->shape;
     options.shape.norm_topk_prob = (uint32_t)renormalise;
     options.type = type;
     options.seed = 7;
-    return epg_checkpoint_write(directory, &options) != EPG_OK || epg_checkpoint_open(directory, checkpoint) != EPG_OK;
+    assert_int_equal(epg_checkpoint_write(directory, &options), EPG_OK);
+    assert_int_equal(epg_checkpoint_open(directory, &checkpoint), EPG_OK);
+    p->checkpoint = checkpoint;
+    p->shape.size = sizeof p->shape;
+    assert_int_equal(epg_checkpoint_shape(checkpoint, &p->shape), EPG_OK);
+    return checkpoint;
 }
 
 static epg_status make_group(test_rank *self, const plan *p, uint32_t lanes, epg_group **group)
@@ -130,11 +137,7 @@ static void test_reference(void **state)
     (void)state;
     for (int i = 0; i < 3; i++) {
         plan p = {NULL, {0}, EPG_LAYOUT_IN_PLACE, EPG_FLOAT32, EPG_MODE_LL, 1e-5};
-        epg_checkpoint *checkpoint;
-        assert_int_equal(make_checkpoint(presets[i], i != 1, i == 1 ? EPG_TENSOR_BF16 : EPG_TENSOR_F32, &checkpoint), 0);
-        p.checkpoint = checkpoint;
-        p.shape.size = sizeof p.shape;
-        assert_int_equal(epg_checkpoint_shape(checkpoint, &p.shape), EPG_OK);
+        epg_checkpoint *checkpoint = open_checkpoint(&p, presets[i], i != 1, i == 1 ? EPG_TENSOR_BF16 : EPG_TENSOR_F32);
         for (int layout = 0; layout < 3; layout++)
             for (int mode = 0; mode < 3; mode++)
                 for (int s = 0; s < 3; s++) {
@@ -151,12 +154,8 @@ static void test_reference(void **state)
 static void test_reference_bf16(void **state)
 {
     plan p = {NULL, {0}, EPG_LAYOUT_CONTIGUOUS, EPG_BFLOAT16, EPG_MODE_AUTO, 2e-2};
-    epg_checkpoint *checkpoint;
+    epg_checkpoint *checkpoint = open_checkpoint(&p, "tiny", 1, EPG_TENSOR_F16);
     (void)state;
-    assert_int_equal(make_checkpoint("tiny", 1, EPG_TENSOR_F16, &checkpoint), 0);
-    p.checkpoint = checkpoint;
-    p.shape.size = sizeof p.shape;
-    assert_int_equal(epg_checkpoint_shape(checkpoint, &p.shape), EPG_OK);
     assert_int_equal(run_ranks_both(2, 20000, against_reference, &p, 5), 0);
     epg_checkpoint_close(checkpoint);
 }
@@ -218,12 +217,8 @@ static int batch_body(test_rank *self)
 static void test_batch_invariance(void **state)
 {
     plan p = {NULL, {0}, EPG_LAYOUT_IN_PLACE, EPG_FLOAT32, EPG_MODE_AUTO, 0};
-    epg_checkpoint *checkpoint;
+    epg_checkpoint *checkpoint = open_checkpoint(&p, "small", 1, EPG_TENSOR_F32);
     (void)state;
-    assert_int_equal(make_checkpoint("small", 1, EPG_TENSOR_F32, &checkpoint), 0);
-    p.checkpoint = checkpoint;
-    p.shape.size = sizeof p.shape;
-    assert_int_equal(epg_checkpoint_shape(checkpoint, &p.shape), EPG_OK);
     for (int layout = 0; layout < 3; layout++)
         for (int type = 0; type < 2; type++) {
             p.layout = (epg_layout)layout;
@@ -284,12 +279,8 @@ static int capture_body(test_rank *self)
 static void test_capture(void **state)
 {
     plan p = {NULL, {0}, EPG_LAYOUT_MASKED, EPG_BFLOAT16, EPG_MODE_AUTO, 0};
-    epg_checkpoint *checkpoint;
+    epg_checkpoint *checkpoint = open_checkpoint(&p, "tiny", 1, EPG_TENSOR_F32);
     (void)state;
-    assert_int_equal(make_checkpoint("tiny", 1, EPG_TENSOR_F32, &checkpoint), 0);
-    p.checkpoint = checkpoint;
-    p.shape.size = sizeof p.shape;
-    assert_int_equal(epg_checkpoint_shape(checkpoint, &p.shape), EPG_OK);
     assert_int_equal(run_ranks_both(2, 20000, capture_body, &p, 5), 0);
     epg_checkpoint_close(checkpoint);
 }
@@ -327,12 +318,8 @@ static int mismatch_body(test_rank *self)
 static void test_refusals(void **state)
 {
     plan p = {NULL, {0}, EPG_LAYOUT_IN_PLACE, EPG_FLOAT32, EPG_MODE_AUTO, 0};
-    epg_checkpoint *checkpoint;
+    epg_checkpoint *checkpoint = open_checkpoint(&p, "tiny", 1, EPG_TENSOR_F32);
     (void)state;
-    assert_int_equal(make_checkpoint("tiny", 1, EPG_TENSOR_F32, &checkpoint), 0);
-    p.checkpoint = checkpoint;
-    p.shape.size = sizeof p.shape;
-    assert_int_equal(epg_checkpoint_shape(checkpoint, &p.shape), EPG_OK);
     assert_int_equal(run_ranks(1, 20000, mismatch_body, &p), 0);
     epg_checkpoint_close(checkpoint);
 }
@@ -361,12 +348,8 @@ static int memory_body(test_rank *self)
 static void test_memory(void **state)
 {
     plan p = {NULL, {0}, EPG_LAYOUT_IN_PLACE, EPG_FLOAT32, EPG_MODE_AUTO, 0};
-    epg_checkpoint *checkpoint;
+    epg_checkpoint *checkpoint = open_checkpoint(&p, "tiny", 1, EPG_TENSOR_F32);
     (void)state;
-    assert_int_equal(make_checkpoint("tiny", 1, EPG_TENSOR_F32, &checkpoint), 0);
-    p.checkpoint = checkpoint;
-    p.shape.size = sizeof p.shape;
-    assert_int_equal(epg_checkpoint_shape(checkpoint, &p.shape), EPG_OK);
     assert_int_equal(run_ranks(1, 20000, memory_body, &p), 0);
     epg_checkpoint_close(checkpoint);
 }
