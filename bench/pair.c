@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "bench/copy.h"
 #include "epgraph/epgraph.h"
 
 enum { HIDDEN = 7168, TOPK = 8, RANKS_MOST = 8, ROUNDS_MOST = 51 };
@@ -203,32 +202,6 @@ static void run(epg_device *device, const plan *p, double *us)
            us[p->rounds - 1 - p->rounds / 10]);
 }
 
-static double copy_rate(epg_device *device)
-{
-    enum { TIMES = 10 };
-    size_t bytes = (size_t)1 << 30;
-    void *from = device_memory(device, bytes), *to = device_memory(device, bytes);
-    epg_stream stream;
-    epg_event begin, end;
-    double us;
-    MUST(epg_stream_create(device, EPG_STREAM_NONBLOCKING, &stream));
-    MUST(epg_event_create(device, &begin));
-    MUST(epg_event_create(device, &end));
-    MUST(bench_copy(device, stream, to, from, bytes));
-    MUST(epg_event_record(device, begin, stream));
-    for (int i = 0; i < TIMES; i++)
-        MUST(bench_copy(device, stream, to, from, bytes));
-    MUST(epg_event_record(device, end, stream));
-    MUST(epg_stream_synchronize(device, stream));
-    MUST(epg_event_elapsed_us(device, begin, end, &us));
-    MUST(epg_event_destroy(device, begin));
-    MUST(epg_event_destroy(device, end));
-    MUST(epg_stream_destroy(device, stream));
-    MUST(epg_memory_free(device, EPG_MEMORY_DEVICE, from));
-    MUST(epg_memory_free(device, EPG_MEMORY_DEVICE, to));
-    return 2.0 * (double)bytes * TIMES / us;
-}
-
 /* Rows read and written for one token: the caller's, one copy per destination, what the experts read and wrote. */
 static double rows_moved(const plan *p)
 {
@@ -254,13 +227,14 @@ int main(void)
             run(device, &(plan){1, few[i], 32, (epg_layout)layout, EPG_MODE_LL, 0, 1, 50, ROUNDS_MOST}, us);
             puts("");
         }
-    double rate = copy_rate(device);
-    printf("copy kernel: %.0f GB/s, read and written\n", rate / 1e3);
+    double rate;
+    MUST(epg_device_copy_rate(device, (size_t)1 << 30, &rate));
+    printf("copy kernel: %.0f GB/s, read and written\n", rate / 1e9);
     for (int layout = EPG_LAYOUT_CONTIGUOUS; layout >= EPG_LAYOUT_IN_PLACE; layout--)
         for (int many = 0; many < 2; many++) {
             plan p = {8, many ? 4096 : 128, 256, (epg_layout)layout, many ? EPG_MODE_HT : EPG_MODE_LL, many ? 40000 : 0,
                       many ? 2 : 10, many ? 2 : 4, 11};
-            double least = rows_moved(&p) * p.tokens * p.ranks * HIDDEN * 2 / rate;
+            double least = rows_moved(&p) * p.tokens * p.ranks * HIDDEN * 2e6 / rate;
             run(device, &p, us);
             printf(", bytes / rate %.1f us: %.2f x\n", least, us[p.rounds / 2] / least);
         }

@@ -164,6 +164,12 @@ EPG_API epg_status epg_host_func(epg_device *device, epg_stream stream, void (*f
 EPG_API epg_status epg_host_launch(epg_device *device, epg_stream stream, void (*fn)(const void *args),
                                    const void *args, size_t bytes, const char *name);
 
+/* Bytes per second, those read and those written together, that a plain copying kernel reaches between two arrays of
+ * `bytes` bytes each; larger than the caches, so that it is the memory's rate. What a floor of other work's time is
+ * reckoned with: nothing else should run meanwhile. Allocates both arrays and frees them. EPG_ERR_INVALID below 64 KiB;
+ * EPG_ERR_UNSUPPORTED on a simulated device, whose time is virtual. Not during capture. */
+EPG_API epg_status epg_device_copy_rate(epg_device *device, size_t bytes, double *bytes_per_second);
+
 /* ---- capture. docs/capture-rules.md says what each call answers, and does to a capture, while there is one. ---- */
 EPG_API epg_status epg_capture_begin(epg_device *device, epg_stream stream, epg_capture_mode mode);
 

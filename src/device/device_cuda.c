@@ -239,6 +239,8 @@ static const epg__device_ops cuda_ops = {
     .probe_occupancy = epg__cuda_probe_occupancy,
     .probe_last_error = epg__cuda_probe_last_error,
     .probe_make_current = epg__cuda_probe_make_current,
+    .copy_launch = epg__cuda_copy_launch,
+    .copy_fills_device = 1,
 };
 
 /* Is there such a GPU? All of CUDA's reasons why not (no driver, one too old, none visible) mean the same here. */

@@ -80,6 +80,9 @@ epg_status epg__cuda_probe_occupancy(epg_device *device, int *blocks);
 epg_status epg__cuda_probe_last_error(epg_device *device);
 epg_status epg__cuda_probe_make_current(epg_device *device);
 
+/* ---- device_cuda_copy.cu ---- */
+epg_status epg__cuda_copy_launch(epg_device *device, epg_stream stream, void *to, const void *from, size_t bytes);
+
 /* ---- device_cuda_graph.c ---- */
 epg_status epg__cuda_capture_begin(epg_device *device, epg_stream stream, epg_capture_mode mode);
 epg_status epg__cuda_capture_end(epg_device *device, epg_stream stream, epg_graph *graph);

@@ -197,6 +197,8 @@ static const epg__device_ops host_ops = {
     .probe_occupancy = epg__host_probe_occupancy,
     .probe_last_error = epg__host_probe_last_error,
     .probe_make_current = epg__host_probe_make_current,
+    .copy_launch = epg__host_copy_launch,
+    .copy_fills_device = 0,
 };
 
 /* The processor's name as the kernel gives it; "CPU" where it gives none. */

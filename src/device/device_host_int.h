@@ -280,6 +280,9 @@ epg_status epg__host_probe_occupancy(epg_device *device, int *blocks);
 epg_status epg__host_probe_last_error(epg_device *device);
 epg_status epg__host_probe_make_current(epg_device *device);
 
+/* ---- device_host_copy.c ---- */
+epg_status epg__host_copy_launch(epg_device *device, epg_stream stream, void *to, const void *from, size_t bytes);
+
 /* ---- device_host_graph.c ---- */
 epg__host_body *epg__host_body_create(void);
 void epg__host_body_drop(epg__host_body *body); /* with the lock held */

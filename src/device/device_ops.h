@@ -65,6 +65,11 @@ typedef struct epg__device_ops {
     epg_status (*probe_occupancy)(epg_device *device, int *blocks);         /* blocks of it that a unit holds at once */
     epg_status (*probe_last_error)(epg_device *device);   /* the calling thread's last error, which stays as it is */
     epg_status (*probe_make_current)(epg_device *device); /* binds the device to the calling thread */
+
+    /* For epg_device_copy_rate: a kernel that copies, a multiple of 16 bytes. One fills the device, or one per unit
+     * does. */
+    epg_status (*copy_launch)(epg_device *device, epg_stream stream, void *to, const void *from, size_t bytes);
+    int copy_fills_device;
 } epg__device_ops;
 
 /* The head of every device; a device's own struct starts with it. */

@@ -286,6 +286,19 @@ static void events_measure_time(void **state)
     OK(epg_stream_destroy(d, s));
 }
 
+static void a_copy_has_a_rate(void **state)
+{
+    epg_device *d = ((fixture *)*state)->device;
+    double rate = -1;
+    assert_int_equal(epg_device_copy_rate(NULL, 1 << 20, &rate), EPG_ERR_INVALID);
+    assert_int_equal(epg_device_copy_rate(d, 1 << 20, NULL), EPG_ERR_INVALID);
+    assert_int_equal(epg_device_copy_rate(d, 65535, &rate), EPG_ERR_INVALID);
+    assert_non_null(strstr(epg_message(), "65535"));
+    assert_true(rate == -1);
+    OK(epg_device_copy_rate(d, (1 << 20) + 7, &rate)); /* not a multiple of anything */
+    assert_true(rate > 1e6 && rate < 1e15);
+}
+
 static void a_destroyed_stream_finishes_its_work(void **state)
 {
     epg_device *d = ((fixture *)*state)->device;
@@ -545,7 +558,7 @@ int main(void)
         T(memory_is_zeroed_and_aligned), T(a_copy_is_there_for_a_nonblocking_stream),
         CONCURRENT(a_stream_runs_in_order_and_answers_queries),
         CONCURRENT(a_blocked_worker_stops_no_other_stream), CONCURRENT(the_legacy_stream_orders_blocking_streams),
-        CONCURRENT(an_event_orders_two_streams), T(events_measure_time),
+        CONCURRENT(an_event_orders_two_streams), T(events_measure_time), T(a_copy_has_a_rate),
         CONCURRENT(a_destroyed_stream_finishes_its_work), T(a_destroyed_streams_handle_is_refused),
         T(destroying_the_device_waits), T(a_graph_replays_what_was_captured), T(an_empty_graph_is_fine),
         CONCURRENT(branches_run_at_once_and_join), CONCURRENT(launches_of_one_executable_do_not_overlap),
