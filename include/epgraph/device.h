@@ -170,6 +170,10 @@ EPG_API epg_status epg_host_launch(epg_device *device, epg_stream stream, void (
  * EPG_ERR_UNSUPPORTED on a simulated device, whose time is virtual. Not during capture. */
 EPG_API epg_status epg_device_copy_rate(epg_device *device, size_t bytes, double *bytes_per_second);
 
+/* Writes the device's clock (epg_device_now_ns) to *at when the stream gets there. `at` is device or mapped memory,
+ * aligned to 8 bytes. May run during capture, as a node: every replay writes anew. */
+EPG_API epg_status epg_timestamp_async(epg_device *device, uint64_t *at, epg_stream stream);
+
 /* ---- capture. docs/capture-rules.md says what each call answers, and does to a capture, while there is one. ---- */
 EPG_API epg_status epg_capture_begin(epg_device *device, epg_stream stream, epg_capture_mode mode);
 

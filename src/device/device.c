@@ -340,6 +340,15 @@ epg_status epg_host_launch(epg_device *device, epg_stream stream, void (*fn)(con
     return device->ops->host_launch(device, stream, fn, args, bytes, name);
 }
 
+epg_status epg_timestamp_async(epg_device *device, uint64_t *at, epg_stream stream)
+{
+    NEED(device);
+    NEED(at);
+    if ((uintptr_t)at % sizeof *at)
+        return epg__fail(EPG_ERR_INVALID, "epg_timestamp_async: at is %p, which is not aligned to 8 bytes", (void *)at);
+    return device->ops->timestamp_async(device, at, stream);
+}
+
 /* ---- capture and graphs ---- */
 
 static epg_status check_mode(epg_capture_mode mode, const char *what)

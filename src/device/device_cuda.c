@@ -180,6 +180,12 @@ static epg_status set_clock(epg__cuda_device *device)
     return status != EPG_OK ? status : freed;
 }
 
+static epg_status timestamp_async(epg_device *device, uint64_t *at, epg_stream stream)
+{
+    epg__cuda_launch launch = {.kernel = epg__cuda_clock_kernel(), .name = "epg_timestamp_async", .block = 1};
+    return epg__cuda_launch_kernel(device, stream, &launch, &at);
+}
+
 /* ---- creation ---- */
 
 static void device_destroy(epg_device *base)
@@ -221,6 +227,7 @@ static const epg__device_ops cuda_ops = {
     .memset_sync = epg__cuda_memset_sync,
     .host_func = epg__cuda_host_func,
     .host_launch = epg__cuda_host_launch,
+    .timestamp_async = timestamp_async,
     .capture_begin = epg__cuda_capture_begin,
     .capture_end = epg__cuda_capture_end,
     .capture_query = epg__cuda_capture_query,

@@ -179,6 +179,7 @@ static const epg__device_ops host_ops = {
     .memset_sync = epg__host_memset_sync,
     .host_func = epg__host_func,
     .host_launch = epg__host_launch,
+    .timestamp_async = epg__host_timestamp_async,
     .capture_begin = epg__host_capture_begin,
     .capture_end = epg__host_capture_end,
     .capture_query = epg__host_capture_query,

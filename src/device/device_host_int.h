@@ -198,6 +198,7 @@ epg_status epg__host_memset_sync(epg_device *device, void *to, int value, size_t
 epg_status epg__host_func(epg_device *device, epg_stream stream, void (*fn)(void *ctx), void *ctx, const char *name);
 epg_status epg__host_launch(epg_device *device, epg_stream stream, void (*fn)(const void *args), const void *args,
                             size_t bytes, const char *name);
+epg_status epg__host_timestamp_async(epg_device *device, uint64_t *at, epg_stream stream);
 
 /* ---- device_host_event.c ---- */
 void epg__host_record_finish(epg__host_record *record); /* with the lock held */

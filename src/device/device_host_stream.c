@@ -509,3 +509,20 @@ epg_status epg__host_launch(epg_device *device, epg_stream stream, void (*fn)(co
     }
     return submit(device, stream, work, "epg_host_launch", false);
 }
+
+typedef struct timestamp_args {
+    epg_device *device;
+    uint64_t *at;
+} timestamp_args;
+
+static void timestamp_run(const void *args)
+{
+    const timestamp_args *a = args;
+    *a->at = a->device->ops->now_ns(a->device);
+}
+
+epg_status epg__host_timestamp_async(epg_device *device, uint64_t *at, epg_stream stream)
+{
+    timestamp_args args = {device, at};
+    return epg__host_launch(device, stream, timestamp_run, &args, sizeof args, "timestamp");
+}

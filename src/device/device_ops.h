@@ -43,6 +43,8 @@ typedef struct epg__device_ops {
     epg_status (*host_launch)(epg_device *device, epg_stream stream, void (*fn)(const void *args), const void *args,
                               size_t bytes, const char *name);
 
+    epg_status (*timestamp_async)(epg_device *device, uint64_t *at, epg_stream stream);
+
     epg_status (*capture_begin)(epg_device *device, epg_stream stream, epg_capture_mode mode);
     epg_status (*capture_end)(epg_device *device, epg_stream stream, epg_graph *graph);
     epg_status (*capture_query)(epg_device *device, epg_stream stream, epg_capture_status *status, uint64_t *id);
