@@ -37,7 +37,7 @@ with_cuda_or_not = $(filter-out $(if $(WITH_CUDA),%_nocuda.c,%_cuda.c %_cuda.cu)
 SUPPORT_SOURCES := $(call with_cuda_or_not,$(wildcard tests/support/*.c tests/support/*.cu))
 # Bodies for either device, and tests of what a GPU alone has.
 DEVICE_TEST_SOURCES := $(addprefix tests/,unit/test_device.c unit/test_capture.c unit/test_memory_async.c \
-  unit/test_timestamp.c conform/test_runner.c conform/test_runner_kernels.c)
+  unit/test_timestamp.c conform/test_runner.c conform/test_runner_kernels.c conform/test_runner_observe.c)
 GPU_TEST_SOURCES := $(wildcard tests/gpu/test_*.c)
 GPU_SUPPORT_SOURCES := $(wildcard tests/gpu/*_cuda.cu)
 TEST_SOURCES := $(wildcard tests/unit/test_*.c tests/conform/test_*.c tests/multi/test_*.c tests/cli/test_*.c)
@@ -159,6 +159,7 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(call objects,$(SUPPORT_SOURCES)) $(STATIC
 	$(QUIET)$(CC) $(LDFLAGS) $(WRAP) -o $@ $^ -lcmocka $(LIBS)
 
 $(BUILD)/tests/%.o: override CPPFLAGS += -Itests
+$(BUILD)/tests/gpu/%.o: override CPPFLAGS += $(CUDA_INCLUDE)
 $(BUILD)/tests/%.o: CUDA_CPPFLAGS += -Itests
 $(GPU_TESTS): $(call objects,$(GPU_SUPPORT_SOURCES))
 

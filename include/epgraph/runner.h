@@ -64,6 +64,21 @@ typedef struct epg_segment {
     const char *name;       /* copied; NULL: "step" */
 } epg_segment;
 
+/* What a runner is doing, on the host. */
+typedef enum epg_runner_span {
+    EPG_SPAN_FIRST_USE = 0,   /* of an entry; the next four are inside of it */
+    EPG_SPAN_WARMUP = 1,      /* all of its rehearsals */
+    EPG_SPAN_PROBE = 2,       /* with its repetitions */
+    EPG_SPAN_CAPTURE = 3,
+    EPG_SPAN_INSTANTIATE = 4, /* and the upload */
+    EPG_SPAN_REPLAY = 5,      /* the launches of a captured step, eager segments between them included */
+    EPG_SPAN_EAGER = 6        /* enqueueing an eager step */
+} epg_runner_span;
+
+/* Called as a span begins (1) and when it ends (0), also where it fails, on the thread that runs the runner; spans
+ * nest. It may not call the runner. */
+typedef void (*epg_runner_observe_fn)(void *ctx, epg_runner_span span, int begins, uint32_t variant, uint32_t bucket);
+
 typedef struct epg_runner_options {
     uint32_t size;
     const epg_segment *segments;   /* copied */
@@ -78,9 +93,12 @@ typedef struct epg_runner_options {
     epg_capture_mode mode;
     void (*progress)(void *ctx, uint32_t done, uint32_t all); /* of epg_runner_capture_all; may be NULL */
     void *progress_ctx;
+    epg_runner_observe_fn observe; /* NULL: nobody is told */
+    void *observe_ctx;
 } epg_runner_options;
 #define EPG_RUNNER_OPTIONS_INIT \
-    {sizeof(epg_runner_options), NULL, 0, NULL, 0, 0, NULL, 0, -1, 1, EPG_CAPTURE_THREAD_LOCAL, NULL, NULL}
+    {sizeof(epg_runner_options), NULL, 0, NULL, 0, 0, NULL, 0, -1, 1, EPG_CAPTURE_THREAD_LOCAL, NULL, NULL, \
+     NULL, NULL}
 
 EPG_API epg_status epg_runner_create(epg_device *device, const epg_runner_options *options, epg_runner **runner);
 EPG_API void epg_runner_destroy(epg_runner *runner); /* waits for replays in flight */

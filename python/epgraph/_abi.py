@@ -82,7 +82,8 @@ class Segment(c.Structure):
 class RunnerOptions(c.Structure):
     _fields_ = [("size", u32), ("segments", ptr), ("segment_count", u32), ("buckets", ptr), ("bucket_count", u32),
                 ("max_bucket", u32), ("groups", ptr), ("group_count", u32), ("warmups", i32), ("probe", i32),
-                ("mode", i32), ("progress", ptr), ("progress_ctx", ptr)]
+                ("mode", i32), ("progress", ptr), ("progress_ctx", ptr), ("observe", ptr),
+                ("observe_ctx", ptr)]
 
 
 class RunnerStep(c.Structure):

@@ -240,6 +240,8 @@ static const epg__device_ops cuda_ops = {
     .exec_launch = epg__cuda_exec_launch,
     .exec_upload = epg__cuda_exec_upload,
     .exec_update = epg__cuda_exec_update,
+    .range_push = epg__cuda_range_push,
+    .range_pop = epg__cuda_range_pop,
     .probe_launch = epg__cuda_probe_launch,
     .probe_callback = epg__cuda_probe_callback,
     .probe_attributes = epg__cuda_probe_attributes,
@@ -298,6 +300,7 @@ epg_status epg__device_cuda_create(const epg_device_options *options, epg_device
         return EPG_ERR_NO_MEMORY;
     made->base.ops = &cuda_ops;
     made->ordinal = options->ordinal;
+    epg__cuda_ranges_create(made);
     epg_status status = fill_device(made);
     if (status != EPG_OK) {
         char kept[512];

@@ -17,6 +17,8 @@ typedef struct epg__cuda_device {
     int ordinal;
     uint64_t clock_offset;  /* of the GPU's global timer from the host's monotonic clock, modulo 2^64 */
     cudaStream_t fill;      /* non-blocking; zeroes new memory and touches no other stream */
+    struct nvtxDomainRegistration_st *ranges; /* NULL: there is no profiler */
+    struct nvtxStringRegistration_st *range_names[EPG__RANGE_COUNT];
 } epg__cuda_device;
 
 static inline epg__cuda_device *epg__cuda_of(epg_device *device) { return (epg__cuda_device *)device; }
@@ -71,6 +73,11 @@ epg_status epg__cuda_host_launch(epg_device *device, epg_stream stream, void (*f
 
 /* The name under which a graph's host function was enqueued; NULL if it was without one, or not by us. */
 const char *epg__cuda_host_name(const struct cudaHostNodeParams *params);
+
+/* ---- device_cuda_range.c ---- */
+void epg__cuda_ranges_create(epg__cuda_device *device);
+void epg__cuda_range_push(epg_device *device, epg__range range);
+void epg__cuda_range_pop(epg_device *device);
 
 /* ---- device_cuda_probe.c ---- */
 epg_status epg__cuda_probe_launch(epg_device *device, epg_stream stream);

@@ -151,6 +151,10 @@ static epg_status exec_update(epg_device *device, epg_exec exec, epg_graph graph
     return epg__fail(EPG_ERR_UNSUPPORTED, "epg_exec_update: %s instantiates anew", device->info.name);
 }
 
+/* No profiler listens to this device. */
+static void range_push(epg_device *device, epg__range range) { (void)device, (void)range; }
+static void range_pop(epg_device *device) { (void)device; }
+
 static const epg__device_ops host_ops = {
     .destroy = device_destroy,
     .now_ns = device_now_ns,
@@ -192,6 +196,8 @@ static const epg__device_ops host_ops = {
     .exec_launch = epg__host_exec_launch,
     .exec_upload = exec_upload,
     .exec_update = exec_update,
+    .range_push = range_push,
+    .range_pop = range_pop,
     .probe_launch = epg__host_probe_launch,
     .probe_callback = epg__host_probe_callback,
     .probe_attributes = epg__host_probe_attributes,

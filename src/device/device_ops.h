@@ -9,6 +9,24 @@
 #include "device/host_kernel_int.h"
 #include "epgraph/device.h"
 
+/* What a profiler's timeline shows of the calling thread's work, as nested ranges. */
+typedef enum epg__range {
+    EPG__RANGE_FIRST_USE, /* the runner's, in the order of epg_runner_span */
+    EPG__RANGE_WARMUP,
+    EPG__RANGE_PROBE,
+    EPG__RANGE_CAPTURE,
+    EPG__RANGE_INSTANTIATE,
+    EPG__RANGE_REPLAY,
+    EPG__RANGE_EAGER,
+    EPG__RANGE_DISPATCH,  /* enqueueing a group's operations */
+    EPG__RANGE_COMBINE,
+    EPG__RANGE_DISPATCH_SEND, /* the halves, in the order of epg_operation */
+    EPG__RANGE_DISPATCH_RECV,
+    EPG__RANGE_COMBINE_SEND,
+    EPG__RANGE_COMBINE_RECV,
+    EPG__RANGE_COUNT
+} epg__range;
+
 typedef struct epg__device_ops {
     void (*destroy)(epg_device *device);
     uint64_t (*now_ns)(epg_device *device);
@@ -58,6 +76,10 @@ typedef struct epg__device_ops {
     epg_status (*exec_launch)(epg_device *device, epg_exec exec, epg_stream stream);
     epg_status (*exec_upload)(epg_device *device, epg_exec exec, epg_stream stream);
     epg_status (*exec_update)(epg_device *device, epg_exec exec, epg_graph graph);
+
+    /* Every push has its pop, on the same thread, on error paths too. Without a profiler they do nothing. */
+    void (*range_push)(epg_device *device, epg__range range);
+    void (*range_pop)(epg_device *device);
 
     /* What the conformance table asks of a device and no caller needs (conform_ops.c). "The probe" is a kernel that
      * does nothing. */

@@ -3,6 +3,7 @@
  * Nothing here allocates, waits or reads device data: every call may run during capture. A captured operation holds the
  * addresses given to it and nothing that changes from pair to pair. */
 #include <string.h>
+#include "device/device_ops.h"
 #include "ep/group_state_int.h"
 #include "ep/kernels_int.h"
 
@@ -56,6 +57,14 @@ static epg_mode choose_mode(const epg_group *g, epg_mode mode, uint32_t bucket)
     return bucket <= g->ll_max_tokens ? EPG_MODE_LL : EPG_MODE_HT;
 }
 
+/* Around what enqueues, for profilers: range_begin(g, ...), then range_end(g, the call). */
+static void range_begin(const epg_group *g, epg__range range) { g->device->ops->range_push(g->device, range); }
+static epg_status range_end(const epg_group *g, epg_status status)
+{
+    g->device->ops->range_pop(g->device);
+    return status;
+}
+
 /* ---- the four halves ---- */
 
 static void open_pair(epg_group *g, const epg_dispatch_args *user)
@@ -69,7 +78,8 @@ static epg_status enqueue_send(epg_group *g, const epg_dispatch_args *user, int 
     uint64_t capture = epg__group_capture_of(g, stream);
     EPG_TRY(check_capture(g, user->lane, EPG_OP_DISPATCH_SEND, capture));
     open_pair(g, user);
-    EPG_TRY(g->kernels->dispatch_send(g, user, is_void, g->order[user->lane].mode, stream));
+    range_begin(g, EPG__RANGE_DISPATCH_SEND);
+    EPG_TRY(range_end(g, g->kernels->dispatch_send(g, user, is_void, g->order[user->lane].mode, stream)));
     advance(g, user->lane, EPG_OP_DISPATCH_SEND, capture);
     return EPG_OK;
 }
@@ -121,12 +131,13 @@ static epg_status enqueue_half(epg_group *g, uint32_t lane, epg_operation operat
 {
     uint64_t capture = epg__group_capture_of(g, stream);
     EPG_TRY(check_capture(g, lane, operation, capture));
+    range_begin(g, (epg__range)(EPG__RANGE_DISPATCH_SEND + (operation - EPG_OP_DISPATCH_SEND)));
     if (operation == EPG_OP_DISPATCH_RECV)
-        EPG_TRY(g->kernels->dispatch_recv(g, lane, is_void, stream));
+        EPG_TRY(range_end(g, g->kernels->dispatch_recv(g, lane, is_void, stream)));
     else if (operation == EPG_OP_COMBINE_SEND)
-        EPG_TRY(g->kernels->combine_send(g, lane, is_void, rows, stream));
+        EPG_TRY(range_end(g, g->kernels->combine_send(g, lane, is_void, rows, stream)));
     else
-        EPG_TRY(g->kernels->combine_recv(g, lane, is_void, out, stream));
+        EPG_TRY(range_end(g, g->kernels->combine_recv(g, lane, is_void, out, stream)));
     advance(g, lane, operation, capture);
     return EPG_OK;
 }
@@ -167,7 +178,8 @@ epg_status epg_dispatch(epg_group *group, const epg_dispatch_args *args, epg_dis
     uint64_t capture = epg__group_capture_of(group, stream);
     EPG_TRY(check_capture(group, args->lane, EPG_OP_DISPATCH_SEND, capture));
     open_pair(group, args);
-    EPG_TRY(group->kernels->dispatch(group, args, group->order[args->lane].mode, stream));
+    range_begin(group, EPG__RANGE_DISPATCH);
+    EPG_TRY(range_end(group, group->kernels->dispatch(group, args, group->order[args->lane].mode, stream)));
     advance(group, args->lane, EPG_OP_DISPATCH_SEND, capture);
     advance(group, args->lane, EPG_OP_DISPATCH_RECV, capture);
     fill_view(&group->lanes[args->lane], view);
@@ -181,7 +193,8 @@ epg_status epg_combine(epg_group *group, uint32_t lane, const void *expert_rows,
         return epg__fail(EPG_ERR_INVALID, "%s is NULL", expert_rows ? "out" : "expert_rows");
     uint64_t capture = epg__group_capture_of(group, stream);
     EPG_TRY(check_capture(group, lane, EPG_OP_COMBINE_SEND, capture));
-    EPG_TRY(group->kernels->combine(group, lane, expert_rows, out, stream));
+    range_begin(group, EPG__RANGE_COMBINE);
+    EPG_TRY(range_end(group, group->kernels->combine(group, lane, expert_rows, out, stream)));
     advance(group, lane, EPG_OP_COMBINE_SEND, capture);
     advance(group, lane, EPG_OP_COMBINE_RECV, capture);
     return EPG_OK;

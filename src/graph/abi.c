@@ -129,6 +129,8 @@ static const epg_abi_row table[] = {
     FIELD(epg_runner_options, mode),
     FIELD(epg_runner_options, progress),
     FIELD(epg_runner_options, progress_ctx),
+    FIELD(epg_runner_options, observe),
+    FIELD(epg_runner_options, observe_ctx),
     TYPE(epg_runner_step),
     FIELD(epg_runner_step, size),
     FIELD(epg_runner_step, variant),

@@ -4,7 +4,10 @@
  * are on, because entries share the pool; a replay never synchronises. */
 #include <stdlib.h>
 #include <string.h>
+#include "device/device_ops.h"
 #include "graph/runner_int.h"
+
+_Static_assert((int)EPG__RANGE_EAGER - (int)EPG__RANGE_FIRST_USE == (int)EPG_SPAN_EAGER, "ranges are in spans' order");
 
 static const char *phase_name(epg_runner_phase phase)
 {
@@ -16,7 +19,6 @@ static const char *phase_name(epg_runner_phase phase)
 
 static epg_status check_options(const epg_runner_options *options)
 {
-    EPG__CHECK_SIZE(options, sizeof *options);
     if (!options->segments || options->segment_count == 0)
         return epg__fail(EPG_ERR_INVALID, "a runner needs at least one segment");
     for (uint32_t i = 0; i < options->segment_count; i++)
@@ -97,6 +99,8 @@ static epg_status fill_runner(epg_runner *runner, const epg_runner_options *opti
     runner->mode = options->mode;
     runner->progress = options->progress;
     runner->progress_ctx = options->progress_ctx;
+    runner->observe = options->observe;
+    runner->observe_ctx = options->observe_ctx;
     runner->stats.size = sizeof runner->stats;
     EPG_TRY(set_buckets(runner, options));
     EPG_TRY(set_segments(runner, options));
@@ -111,12 +115,15 @@ epg_status epg_runner_create(epg_device *device, const epg_runner_options *optio
     if (!device || !options || !runner)
         return epg__fail(EPG_ERR_INVALID, "epg_runner_create: %s is NULL",
                          !device ? "device" : !options ? "options" : "runner");
-    EPG_TRY(check_options(options));
+    epg_runner_options chosen = EPG_RUNNER_OPTIONS_INIT;
+    EPG__CHECK_SIZE(options, offsetof(epg_runner_options, observe));
+    memcpy(&chosen, options, options->size < sizeof chosen ? options->size : sizeof chosen);
+    EPG_TRY(check_options(&chosen));
     epg_runner *made = epg__zalloc(1, sizeof *made, "a runner");
     if (!made)
         return EPG_ERR_NO_MEMORY;
     made->device = made->pool.device = device;
-    epg_status status = fill_runner(made, options);
+    epg_status status = fill_runner(made, &chosen);
     if (status != EPG_OK) {
         epg__kept_message kept;
         epg__message_keep(&kept);
@@ -125,6 +132,30 @@ epg_status epg_runner_create(epg_device *device, const epg_runner_options *optio
     }
     *runner = made;
     return EPG_OK;
+}
+
+/* ---- who looks on ---- */
+
+static epg__range range_of(epg_runner_span span) { return (epg__range)(EPG__RANGE_FIRST_USE + (int)span); }
+
+void epg__runner_begin(const epg_runner *runner, epg_runner_span span, uint32_t variant, uint32_t bucket)
+{
+    runner->device->ops->range_push(runner->device, range_of(span));
+    if (runner->observe)
+        runner->observe(runner->observe_ctx, span, 1, variant, bucket);
+}
+
+epg_status epg__runner_end(const epg_runner *runner, epg_runner_span span, uint32_t variant, uint32_t bucket,
+                           epg_status status)
+{
+    if (runner->observe) {
+        epg__kept_message kept; /* the observer may call what writes another */
+        epg__message_keep(&kept);
+        runner->observe(runner->observe_ctx, span, 0, variant, bucket);
+        epg__message_restore(&kept, status);
+    }
+    runner->device->ops->range_pop(runner->device);
+    return status;
 }
 
 /* ---- entries ---- */
@@ -171,8 +202,11 @@ static epg_status first_use(epg_runner *runner, const epg_runner_step *step, uin
 {
     uint64_t start = epg_device_now_ns(runner->device);
     epg_status status = reserve_entry(runner);
-    if (status == EPG_OK)
+    if (status == EPG_OK) {
+        epg__runner_begin(runner, EPG_SPAN_FIRST_USE, step->variant, bucket);
         status = epg__entry_create(runner, step, bucket, entry);
+        epg__runner_end(runner, EPG_SPAN_FIRST_USE, step->variant, bucket, status);
+    }
     runner->stats.capture_us += (double)(epg_device_now_ns(runner->device) - start) / 1000.0;
     if (status != EPG_OK) {
         runner->stats.failures++;
@@ -250,15 +284,21 @@ static epg_status check_inputs(const epg__entry *entry, const epg_runner_step *s
     return EPG_OK;
 }
 
-static epg_status run_eager(epg_runner *runner, const epg_runner_step *step)
+static epg_status enqueue_eager(epg_runner *runner, const epg_runner_step *step, uint32_t bucket)
 {
-    uint32_t bucket = step->tokens ? step->tokens : runner->buckets[0];
     EPG_TRY(cross_streams(runner, step->stream));
     epg__pool_seek(&runner->pool, (epg__pool_mark){0, 0}, NULL, true);
     for (uint32_t s = 0; s < runner->segment_count; s++)
         EPG_TRY(epg__runner_call(runner, s, step, bucket, EPG_PHASE_EAGER, step->stream));
     runner->stats.eager++;
     return EPG_OK;
+}
+
+static epg_status run_eager(epg_runner *runner, const epg_runner_step *step)
+{
+    uint32_t bucket = step->tokens ? step->tokens : runner->buckets[0];
+    epg__runner_begin(runner, EPG_SPAN_EAGER, step->variant, bucket);
+    return epg__runner_end(runner, EPG_SPAN_EAGER, step->variant, bucket, enqueue_eager(runner, step, bucket));
 }
 
 static epg_status run_eager_span(epg_runner *runner, const epg__entry *entry, const epg__span *span,
@@ -271,10 +311,8 @@ static epg_status run_eager_span(epg_runner *runner, const epg__entry *entry, co
     return EPG_OK;
 }
 
-static epg_status replay(epg_runner *runner, const epg__entry *entry, const epg_runner_step *step)
+static epg_status enqueue_replay(epg_runner *runner, const epg__entry *entry, const epg_runner_step *step)
 {
-    EPG_TRY(check_inputs(entry, step));
-    EPG_TRY(epg__runner_check_closed(runner)); /* the graph's pairs would run in the middle of it */
     EPG_TRY(cross_streams(runner, step->stream));
     for (uint32_t i = 0; i < runner->span_count; i++) {
         if (runner->spans[i].eager)
@@ -286,6 +324,14 @@ static epg_status replay(epg_runner *runner, const epg__entry *entry, const epg_
     runner->stats.tokens += step->tokens;
     runner->stats.padding += entry->bucket - step->tokens;
     return EPG_OK;
+}
+
+static epg_status replay(epg_runner *runner, const epg__entry *entry, const epg_runner_step *step)
+{
+    EPG_TRY(check_inputs(entry, step));
+    EPG_TRY(epg__runner_check_closed(runner)); /* the graph's pairs would run in the middle of it */
+    epg__runner_begin(runner, EPG_SPAN_REPLAY, entry->variant, entry->bucket);
+    return epg__runner_end(runner, EPG_SPAN_REPLAY, entry->variant, entry->bucket, enqueue_replay(runner, entry, step));
 }
 
 static epg_status check_step(const epg_runner *runner, const epg_runner_step *step)

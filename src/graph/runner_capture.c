@@ -235,19 +235,38 @@ static epg_status probe(const first_use *use, bool *suspect)
 
 /* ---- entries ---- */
 
-static epg_status capture_entry(const first_use *use)
+static void begin(const first_use *use, epg_runner_span span)
+{
+    epg__runner_begin(use->runner, span, use->entry->variant, use->entry->bucket);
+}
+
+static epg_status end(const first_use *use, epg_runner_span span, epg_status status)
+{
+    return epg__runner_end(use->runner, span, use->entry->variant, use->entry->bucket, status);
+}
+
+static epg_status instantiate(const first_use *use, uint32_t span)
 {
     epg_runner *runner = use->runner;
     epg__entry *entry = use->entry;
+    epg_status status = epg__runner_make_exec(runner, entry, span, entry->graphs[span], &entry->execs[span]);
+    if (status == EPG_OK)
+        status = epg_exec_upload(runner->device, entry->execs[span], runner->stream);
+    return status == EPG_OK ? EPG_OK : epg__fail_prefix(status, "instantiation: ");
+}
+
+static epg_status capture_entry(const first_use *use)
+{
+    epg_runner *runner = use->runner;
     for (uint32_t i = 0; i < runner->span_count; i++) {
-        if (runner->spans[i].eager)
+        epg__span *span = &runner->spans[i];
+        if (span->eager)
             continue;
-        EPG_TRY(capture_span(use, &runner->spans[i], EPG_PHASE_CAPTURE, runner->stream, &entry->graphs[i]));
-        epg_status status = epg__runner_make_exec(runner, entry, i, entry->graphs[i], &entry->execs[i]);
-        if (status == EPG_OK)
-            status = epg_exec_upload(runner->device, entry->execs[i], runner->stream);
-        if (status != EPG_OK)
-            return epg__fail_prefix(status, "instantiation: ");
+        begin(use, EPG_SPAN_CAPTURE);
+        EPG_TRY(end(use, EPG_SPAN_CAPTURE, capture_span(use, span, EPG_PHASE_CAPTURE, runner->stream,
+                                                        &use->entry->graphs[i])));
+        begin(use, EPG_SPAN_INSTANTIATE);
+        EPG_TRY(end(use, EPG_SPAN_INSTANTIATE, instantiate(use, i)));
     }
     /* So that no first replay has to wait for an upload on another stream. */
     return epg_stream_synchronize(runner->device, runner->stream);
@@ -263,9 +282,12 @@ static epg_status fill_entry(const first_use *use)
     EPG_TRY(epg__runner_order(runner, use->step->stream, runner->stream));
     if (runner->has_last && runner->last != use->step->stream)
         EPG_TRY(epg__runner_order(runner, runner->last, runner->stream));
-    EPG_TRY(warm_up(use));
-    if (runner->probe && !runner->probed)
-        EPG_TRY(probe(use, &suspect));
+    begin(use, EPG_SPAN_WARMUP);
+    EPG_TRY(end(use, EPG_SPAN_WARMUP, warm_up(use)));
+    if (runner->probe && !runner->probed) {
+        begin(use, EPG_SPAN_PROBE);
+        EPG_TRY(end(use, EPG_SPAN_PROBE, probe(use, &suspect)));
+    }
     EPG_TRY(capture_entry(use));
     if (!suspect)
         return EPG_OK;

@@ -79,6 +79,8 @@ struct epg_runner {
     epg_capture_mode mode;
     void (*progress)(void *ctx, uint32_t done, uint32_t all);
     void *progress_ctx;
+    epg_runner_observe_fn observe;
+    void *observe_ctx;
 
     epg_stream stream;      /* non-blocking; warm-ups and captures only */
     epg_event event;        /* orders one stream after another; reused, since a wait keeps what it saw */
@@ -98,6 +100,11 @@ struct epg_runner {
 /* Calls one segment; its scratch memory must have been set up. A failure gets a message naming segment and phase. */
 epg_status epg__runner_call(epg_runner *runner, uint32_t segment, const epg_runner_step *step, uint32_t bucket,
                             epg_runner_phase phase, epg_stream stream);
+
+/* Around a part of the runner's work, for its observer and for profilers: begin, then `status = end(.., the call)`. */
+void epg__runner_begin(const epg_runner *runner, epg_runner_span span, uint32_t variant, uint32_t bucket);
+epg_status epg__runner_end(const epg_runner *runner, epg_runner_span span, uint32_t variant, uint32_t bucket,
+                           epg_status status);
 
 /* Makes `after` wait for all work enqueued on `before` so far. */
 epg_status epg__runner_order(epg_runner *runner, epg_stream before, epg_stream after);
