@@ -21,8 +21,9 @@ from ._device import Device, Stream
 from ._group import Group, View
 from ._library import Error, LibraryError, VERSION as __version__
 from ._runner import Runner, StepCall
+from ._scope import ForeignRuntime, Runtime, ScopeTable, scope, verify_scope
 from ._settings import settings
 from ._team import Team, launch, teams
 
-__all__ = ["Device", "Error", "Group", "LibraryError", "Runner", "StepCall", "Stream", "Team", "View", "launch",
-           "settings", "teams", "__version__"]
+__all__ = ["Device", "Error", "ForeignRuntime", "Group", "LibraryError", "Runner", "Runtime", "ScopeTable", "StepCall",
+           "Stream", "Team", "View", "launch", "scope", "settings", "teams", "verify_scope", "__version__"]

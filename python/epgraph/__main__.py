@@ -1,9 +1,11 @@
 """``python -m epgraph``: what was found."""
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import sys
 
-from . import _library, settings
+from . import _library, scope, settings
 from ._arrays import numpy
 from ._device import Device
 from ._library import Error, UNSUPPORTED
@@ -30,11 +32,28 @@ def _devices() -> None:
                 break
 
 
+def _runtimes() -> None:
+    """What a scope finds once the libraries that are installed are imported. One of the legacy stream changes nothing
+    that lasts."""
+    print("Runtimes")
+    for name in ("torch", "cupy", "paddle", "tvm_ffi"):
+        if importlib.util.find_spec(name) is None:
+            continue
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever it needs and does not find
+            print(f"  {name}, which is installed, cannot be imported: {error}")
+    with scope(0, best_effort=True) as entered:
+        for runtime in entered.report or ():
+            print(f"  {runtime}")
+
+
 def main() -> int:
     print(f"epgraph {_library.VERSION}, Python {sys.version.split()[0]}, "
           f"numpy {numpy.__version__ if numpy is not None else 'is not installed'}")
     print(f"Library\n  {_library.loaded_from()}, version {_library.lib.epg_version().decode()}")
     _devices()
+    _runtimes()
     print("Settings")
     for setting in settings():
         print(f"  {setting['name']} = {setting['value']} (default {setting['default']}): {setting['help']}")

@@ -96,12 +96,30 @@ class RunnerStats(c.Structure):
                 + [("capture_us", c.c_double), ("pool_bytes", u64), ("updates", u64)])
 
 
+class ScopeRuntime(c.Structure):
+    _fields_ = _all(u32, "size") + _all(text, "name") + _all(ptr, "ctx get set restore")
+
+
+class ScopeOptions(c.Structure):
+    _fields_ = [("size", u32), ("best_effort", u32), ("runtimes", ptr), ("runtime_count", c.c_size_t)]
+
+
+class ScopeEntry(c.Structure):
+    _fields_ = [("name", c.c_char * 32), ("state", i32), ("reason", c.c_char * 192)]
+
+
+class ScopeReport(c.Structure):
+    _fields_ = [("size", u32), ("count", u32), ("entries", ScopeEntry * 16)]
+
+
 STRUCTS: Dict[str, Type[c.Structure]] = {
     "epg_setting_info": SettingInfo, "epg_device_options": DeviceOptions, "epg_device_info": DeviceInfo,
     "epg_team_options": TeamOptions, "epg_team_stats": TeamStats, "epg_group_options": GroupOptions,
     "epg_dispatch_args": DispatchArgs, "epg_dispatch_view": DispatchView, "epg_group_record": GroupRecord,
     "epg_group_stats": GroupStats, "epg_runner_input": RunnerInput, "epg_step_call": StepCall, "epg_segment": Segment,
     "epg_runner_options": RunnerOptions, "epg_runner_step": RunnerStep, "epg_runner_stats": RunnerStats,
+    "epg_scope_runtime": ScopeRuntime, "epg_scope_options": ScopeOptions, "epg_scope_entry": ScopeEntry,
+    "epg_scope_report": ScopeReport,
 }
 
 _DEFAULTS: Dict[str, Dict[str, int]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 import ctypes as c
 import threading
 import weakref
-from typing import Any, Callable, Dict, List, Optional, Set
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from . import _abi
 from ._library import NOT_READY, OK, Error, lib
@@ -113,7 +113,7 @@ class Device(Handle):
         raw = c.c_void_p()
         lib.epg_device_create(c.byref(options), c.byref(raw))
         self._raw = raw.value
-        self.kind = kind
+        self.kind, self.ordinal = kind, ordinal
 
     def _destroy(self, raw: int) -> None:
         lib.epg_device_destroy(raw)
@@ -164,6 +164,13 @@ class Stream(Handle):
         self.device, self._raw, self._held, self._failures = device, raw or 0, held, failures
         self._others, self._owned = set(), False
         return self
+
+    def __cuda_stream__(self) -> Tuple[int, int]:
+        """(0, the cudaStream_t): by this other libraries take the stream (``torch.cuda.ExternalStream(stream.raw)``,
+        ``cupy.cuda.Stream.from_external(stream)``). ``TypeError`` on the host device."""
+        if self.device.kind != "cuda":
+            raise TypeError("a stream of the host device is no CUDA stream")
+        return 0, self.raw
 
     def _destroy(self, raw: int) -> None:
         if self._owned:

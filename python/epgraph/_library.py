@@ -83,6 +83,8 @@ _CHECKED: Dict[str, List[Any]] = {
     "epg_runner_create": [ptr, ptr, ptr], "epg_runner_run": [ptr, ptr], "epg_runner_capture_all": [ptr, ptr],
     "epg_runner_reset": [ptr], "epg_runner_bucket": [ptr, u32, ptr], "epg_runner_get_stats": [ptr, ptr],
     "epg_step_alloc": [ptr, c.c_size_t, ptr],
+    "epg_scope_table_create": [ptr, ptr], "epg_scope_enter": [ptr, i32, ptr, ptr, ptr], "epg_scope_leave": [ptr],
+    "epg_scope_verify": [ptr, ptr, i32, ptr, ptr],
 }
 
 _PLAIN: Dict[str, Tuple[Any, List[Any]]] = {
@@ -92,6 +94,7 @@ _PLAIN: Dict[str, Tuple[Any, List[Any]]] = {
     "epg_device_destroy": (None, [ptr]), "epg_device_now_ns": (u64, [ptr]), "epg_stream_query": (i32, [ptr, ptr]),
     "epg_team_destroy": (None, [ptr]), "epg_team_rank": (u32, [ptr]), "epg_team_size": (u32, [ptr]),
     "epg_group_destroy": (None, [ptr]), "epg_runner_destroy": (None, [ptr]),
+    "epg_scope_table_destroy": (None, [ptr]),
 }
 
 

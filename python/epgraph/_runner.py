@@ -2,46 +2,19 @@
 from __future__ import annotations
 
 import ctypes as c
-import gc
-import threading
 import weakref
-from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set
 
 from . import _abi
 from ._arrays import over, _look
 from ._device import Device, Failures, Handle, Stream
+from ._garbage import garbage_paused
 from ._group import Group
 from ._library import Error, STATE, lib
 
 PHASES = ("eager", "warmup", "probe", "capture")
 DTYPES = {"float32": "f4", "int32": "i4", "uint32": "u4", "uint16": "u2"}
 STEP = c.CFUNCTYPE(c.c_int, c.c_void_p, c.POINTER(_abi.StepCall))
-
-
-class _GarbagePause:
-    """The collector is the process's, so captures of several threads share one pause."""
-
-    def __init__(self) -> None:
-        self.lock, self.depth, self.was_on = threading.Lock(), 0, False
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self.lock:
-            if self.depth == 0:
-                self.was_on = gc.isenabled()
-                gc.disable()
-            self.depth += 1
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.depth -= 1
-                if self.depth == 0 and self.was_on:
-                    gc.enable()
-
-
-_garbage_paused = _GarbagePause()
 
 
 class StepCall:
@@ -147,7 +120,7 @@ class Runner(Handle):
             if eager:
                 self.fn(call)
             else:
-                with _garbage_paused():
+                with garbage_paused():
                     self.fn(call)
             return 0
         except BaseException as error:

@@ -3,6 +3,7 @@
 #include "core/core_int.h"
 #include "epgraph/abi.h"
 #include "epgraph/runner.h"
+#include "epgraph/scope.h"
 #include "epgraph/settings.h"
 
 #define TYPE(type) {#type, "", 0, sizeof(type)}
@@ -153,6 +154,26 @@ static const epg_abi_row table[] = {
     FIELD(epg_runner_stats, capture_us),
     FIELD(epg_runner_stats, pool_bytes),
     FIELD(epg_runner_stats, updates),
+    TYPE(epg_scope_runtime),
+    FIELD(epg_scope_runtime, size),
+    FIELD(epg_scope_runtime, name),
+    FIELD(epg_scope_runtime, ctx),
+    FIELD(epg_scope_runtime, get),
+    FIELD(epg_scope_runtime, set),
+    FIELD(epg_scope_runtime, restore),
+    TYPE(epg_scope_options),
+    FIELD(epg_scope_options, size),
+    FIELD(epg_scope_options, best_effort),
+    FIELD(epg_scope_options, runtimes),
+    FIELD(epg_scope_options, runtime_count),
+    TYPE(epg_scope_entry),
+    FIELD(epg_scope_entry, name),
+    FIELD(epg_scope_entry, state),
+    FIELD(epg_scope_entry, reason),
+    TYPE(epg_scope_report),
+    FIELD(epg_scope_report, size),
+    FIELD(epg_scope_report, count),
+    FIELD(epg_scope_report, entries),
 };
 
 size_t epg_abi_count(void) { return sizeof(table) / sizeof(table[0]); }

@@ -51,6 +51,7 @@ class Finding(unittest.TestCase):
         self.assertEqual(ran.returncode, 0, ran.stderr)
         self.assertIn(_library.loaded_from(), ran.stdout)
         self.assertIn("host: ", ran.stdout)
+        self.assertRegex(ran.stdout, r"(?m)^  PyTorch: (set|absent|unsupported)")
         self.assertIn("EPGRAPH_TIMEOUT_MS = 1234 (default 30000)", ran.stdout)
 
 
