@@ -16,6 +16,7 @@
 #include "epgraph/group.h"    /* dispatch and combine */
 #include "epgraph/runner.h"   /* capture and replay per bucket */
 #include "epgraph/step.h"     /* what every rank runs this step */
+#include "epgraph/experts.h"  /* the experts of one rank, on what dispatch hands out */
 #include "epgraph/moe.h"      /* checkpoints and MoE layers */
 #include "epgraph/abi.h"      /* struct layouts, for bindings */
 

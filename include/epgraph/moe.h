@@ -8,6 +8,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include "epgraph/experts.h"
 #include "epgraph/group.h"
 #include "epgraph/runner.h"
 
@@ -82,13 +83,17 @@ typedef struct epg_model epg_model;
 typedef struct epg_model_options {
     uint32_t size;
     int keep_states;           /* 1: keep every layer's input and the last one's output (states) */
+    epg_experts_fn experts;    /* the caller's own experts, called with the layer's index to enqueue them; no expert of
+                                  the checkpoint is loaded then. NULL: the checkpoint's */
+    void *experts_ctx;
 } epg_model_options;
-#define EPG_MODEL_OPTIONS_INIT {sizeof(epg_model_options), 0}
+#define EPG_MODEL_OPTIONS_INIT {sizeof(epg_model_options), 0, NULL, NULL}
 
 /* Loads what this rank needs: its own experts (and no other's bytes), router, norms, embedding and head. The group's
  * experts, hidden and topk must be the checkpoint's (EPG_ERR_MISMATCH). A tensor missing, misshapen, mistyped or all
- * zero is an error by name. The model uses the group's device; destroy it before the group. Sets OpenBLAS to one
- * thread, process-wide: its threads would change the bits. `options` may be NULL. */
+ * zero is an error by name. The model uses the group's device; destroy it before the group. On the host device weights are
+ * kept as float32, and OpenBLAS is set to one thread, process-wide: its threads would change the bits. `options` may be
+ * NULL. */
 EPG_API epg_status epg_model_create(epg_group *group, const epg_checkpoint *checkpoint,
                                     const epg_model_options *options, epg_model **model);
 EPG_API void epg_model_destroy(epg_model *model);

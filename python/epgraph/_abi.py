@@ -56,6 +56,15 @@ class DispatchView(c.Structure):
                 + _all(ptr, "rows row_index offsets counts total row_source row_token row_weight"))
 
 
+class ExpertsOptions(c.Structure):
+    _fields_ = _all(u32, "size local_experts hidden intermediate") + _all(i32, "row_type weight_type")
+
+
+class ExpertsArgs(c.Structure):
+    _fields_ = ([("size", u32)] + _all(ptr, "view gate_up down workspace") + [("workspace_bytes", c.c_size_t)]
+                + [("out", ptr)])
+
+
 class GroupRecord(c.Structure):
     _fields_ = ([("size", u32), ("status", i32), ("operation", i32)] + _all(u32, "lane epoch peer")
                 + _all(u64, "expected seen time_ns"))
@@ -115,7 +124,8 @@ class ScopeReport(c.Structure):
 STRUCTS: Dict[str, Type[c.Structure]] = {
     "epg_setting_info": SettingInfo, "epg_device_options": DeviceOptions, "epg_device_info": DeviceInfo,
     "epg_team_options": TeamOptions, "epg_team_stats": TeamStats, "epg_group_options": GroupOptions,
-    "epg_dispatch_args": DispatchArgs, "epg_dispatch_view": DispatchView, "epg_group_record": GroupRecord,
+    "epg_dispatch_args": DispatchArgs, "epg_dispatch_view": DispatchView, "epg_experts_options": ExpertsOptions,
+    "epg_experts_args": ExpertsArgs, "epg_group_record": GroupRecord,
     "epg_group_stats": GroupStats, "epg_runner_input": RunnerInput, "epg_step_call": StepCall, "epg_segment": Segment,
     "epg_runner_options": RunnerOptions, "epg_runner_step": RunnerStep, "epg_runner_stats": RunnerStats,
     "epg_scope_runtime": ScopeRuntime, "epg_scope_options": ScopeOptions, "epg_scope_entry": ScopeEntry,

@@ -2,6 +2,7 @@
  * reads the headers and fails where a field is missing here. */
 #include "core/core_int.h"
 #include "epgraph/abi.h"
+#include "epgraph/experts.h"
 #include "epgraph/runner.h"
 #include "epgraph/scope.h"
 #include "epgraph/settings.h"
@@ -75,6 +76,21 @@ static const epg_abi_row table[] = {
     FIELD(epg_dispatch_view, row_source),
     FIELD(epg_dispatch_view, row_token),
     FIELD(epg_dispatch_view, row_weight),
+    TYPE(epg_experts_options),
+    FIELD(epg_experts_options, size),
+    FIELD(epg_experts_options, local_experts),
+    FIELD(epg_experts_options, hidden),
+    FIELD(epg_experts_options, intermediate),
+    FIELD(epg_experts_options, row_type),
+    FIELD(epg_experts_options, weight_type),
+    TYPE(epg_experts_args),
+    FIELD(epg_experts_args, size),
+    FIELD(epg_experts_args, view),
+    FIELD(epg_experts_args, gate_up),
+    FIELD(epg_experts_args, down),
+    FIELD(epg_experts_args, workspace),
+    FIELD(epg_experts_args, workspace_bytes),
+    FIELD(epg_experts_args, out),
     TYPE(epg_group_record),
     FIELD(epg_group_record, size),
     FIELD(epg_group_record, status),

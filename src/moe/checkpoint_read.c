@@ -272,15 +272,37 @@ epg_status epg_checkpoint_read(const epg_checkpoint *checkpoint, const char *nam
     return EPG_OK;
 }
 
-static int all_zero(const float *values, uint64_t count)
+static int all_zero(epg_dtype type, const void *values, uint64_t count)
 {
     for (uint64_t i = 0; i < count; i++)
-        if (values[i] != 0)
+        if (type == EPG_FLOAT32 ? ((const float *)values)[i] != 0 : (((const uint16_t *)values)[i] & 0x7FFF) != 0)
             return 0;
     return 1;
 }
 
-epg_status epg__weight_read(const epg_checkpoint *checkpoint, epg__weight weight, uint32_t layer, uint32_t expert, float *out)
+/* Row by row through float32, but where the file has bf16 already. */
+static epg_status read_bf16(const epg_checkpoint *checkpoint, const epg__tensor *tensor, const epg__weight_info *info,
+                            uint16_t *out)
+{
+    epg_tensor_type type;
+    EPG_TRY(check_read(checkpoint, tensor, info->columns, &type));
+    if (type == EPG_TENSOR_BF16) {
+        memcpy(out, checkpoint->shards[tensor->shard].data + tensor->begin, info->rows * info->columns * sizeof *out);
+        return EPG_OK;
+    }
+    float *row = epg__zalloc(info->columns, sizeof *row, "a row of a tensor");
+    epg_status status = row ? EPG_OK : EPG_ERR_NO_MEMORY;
+    for (uint64_t r = 0; r < info->rows && status == EPG_OK; r++) {
+        status = epg_checkpoint_read(checkpoint, info->name, r, 1, info->columns, row);
+        for (uint64_t i = 0; i < info->columns && status == EPG_OK; i++)
+            out[r * info->columns + i] = epg__float_to_bf16(row[i]);
+    }
+    free(row);
+    return status;
+}
+
+epg_status epg__weight_read(const epg_checkpoint *checkpoint, epg__weight weight, uint32_t layer, uint32_t expert,
+                            epg_dtype type, void *out)
 {
     const epg__tensor *tensor;
     epg__weight_info info;
@@ -297,8 +319,9 @@ epg_status epg__weight_read(const epg_checkpoint *checkpoint, epg__weight weight
                            : epg__fail(EPG_ERR_FORMAT, "%s: tensor %s has the shape %s, config.json makes it [%" PRIu64 ", %" PRIu64 "]",
                                        path, info.name, shape, info.rows, info.columns);
     }
-    EPG_TRY(epg_checkpoint_read(checkpoint, info.name, 0, info.rows, info.columns, out));
-    if (all_zero(out, info.rows * info.columns))
+    EPG_TRY(type == EPG_FLOAT32 ? epg_checkpoint_read(checkpoint, info.name, 0, info.rows, info.columns, out)
+                                : read_bf16(checkpoint, tensor, &info, out));
+    if (all_zero(type, out, info.rows * info.columns))
         return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s is all zero", path, info.name);
     return EPG_OK;
 }

@@ -1,7 +1,8 @@
-/* Loads what one rank needs of a checkpoint into memory of the model: float32, the rank's own experts only.
+/* Loads what one rank needs of a checkpoint into memory of the model: as the model's weight_type (norms as float32), the
+ * rank's own experts only.
  *
- * Weights are copied even where the file holds float32: the checkpoint may then be closed, and a file on a network is
- * not paged in during a step. Not its job: whether the shapes suit the group (model_host.c). */
+ * Weights are copied even where the file's memory would serve: the checkpoint may then be closed, and a file on a
+ * network is not paged in during a step. Not its job: whether the shapes suit the group (model.c). */
 #include <stdlib.h>
 #include <string.h>
 #include "core/core_int.h"
@@ -28,43 +29,90 @@ epg_status epg__model_alloc(epg_model *model, size_t count, size_t size, void *m
     return EPG_OK;
 }
 
-static epg_status load(epg_model *model, const epg_checkpoint *checkpoint, epg__weight weight, uint32_t layer, float **out)
+/* Reading goes straight to the weights' place, or where only the device writes there through memory of the host. */
+typedef struct loader {
+    epg_model *model;
+    const epg_checkpoint *checkpoint;
+    void *staging;           /* NULL: the weights' place is memory of the host */
+} loader;
+
+static size_t weight_bytes(const epg_model *model, epg__weight weight, epg_dtype type)
 {
     epg__weight_info info;
-    epg__weight_describe(&model->shape, weight, layer, 0, &info);
-    EPG_TRY(epg__model_alloc(model, info.rows * info.columns, sizeof **out, out));
-    return epg__weight_read(checkpoint, weight, layer, 0, *out);
+    epg__weight_describe(&model->shape, weight, 0, 0, &info);
+    return (size_t)(info.rows * info.columns) * epg__dtype_bytes(type);
 }
 
-static epg_status load_experts(epg_model *model, const epg_checkpoint *checkpoint, uint32_t layer, epg__layer_weights *weights)
+static epg_status read_to(const loader *l, epg__weight weight, uint32_t layer, uint32_t expert, epg_dtype type, void *to)
 {
-    size_t size = (size_t)model->shape.hidden * model->shape.intermediate;
-    EPG_TRY(epg__model_alloc(model, model->local_experts * size, 2 * sizeof(float), &weights->gate_up));
-    EPG_TRY(epg__model_alloc(model, model->local_experts * size, sizeof(float), &weights->down));
+    if (!l->staging)
+        return epg__weight_read(l->checkpoint, weight, layer, expert, type, to);
+    EPG_TRY(epg__weight_read(l->checkpoint, weight, layer, expert, type, l->staging));
+    return epg_memcpy(l->model->device, to, l->staging, weight_bytes(l->model, weight, type));
+}
+
+static epg_status load(const loader *l, epg__weight weight, uint32_t layer, epg_dtype type, void *memory_out)
+{
+    void *memory;
+    EPG_TRY(epg__model_alloc(l->model, weight_bytes(l->model, weight, type), 1, &memory));
+    memcpy(memory_out, &memory, sizeof memory);
+    return read_to(l, weight, layer, 0, type, memory);
+}
+
+static epg_status load_experts(const loader *l, uint32_t layer, epg__layer_weights *weights)
+{
+    epg_model *model = l->model;
+    epg_dtype type = model->weight_type;
+    size_t bytes = weight_bytes(model, EPG__WEIGHT_DOWN, type);
+    EPG_TRY(epg__model_alloc(model, model->local_experts * bytes, 2, &weights->gate_up));
+    EPG_TRY(epg__model_alloc(model, model->local_experts * bytes, 1, &weights->down));
     for (uint32_t i = 0; i < model->local_experts; i++) {
         uint32_t expert = model->first_expert + i;
-        float *gate = weights->gate_up + i * 2 * size;
-        EPG_TRY(epg__weight_read(checkpoint, EPG__WEIGHT_GATE, layer, expert, gate));
-        EPG_TRY(epg__weight_read(checkpoint, EPG__WEIGHT_UP, layer, expert, gate + size));
-        EPG_TRY(epg__weight_read(checkpoint, EPG__WEIGHT_DOWN, layer, expert, weights->down + i * size));
+        char *gate = (char *)weights->gate_up + i * 2 * bytes;
+        EPG_TRY(read_to(l, EPG__WEIGHT_GATE, layer, expert, type, gate));
+        EPG_TRY(read_to(l, EPG__WEIGHT_UP, layer, expert, type, gate + bytes));
+        EPG_TRY(read_to(l, EPG__WEIGHT_DOWN, layer, expert, type, (char *)weights->down + i * bytes));
     }
     return EPG_OK;
+}
+
+static epg_status load_all(const loader *l)
+{
+    epg_model *model = l->model;
+    epg_dtype type = model->weight_type;
+    EPG_TRY(load(l, EPG__WEIGHT_EMBEDDING, 0, type, &model->embedding));
+    for (uint32_t i = 0; i < model->shape.layers; i++) {
+        EPG_TRY(load(l, EPG__WEIGHT_LAYER_NORM, i, EPG_FLOAT32, &model->layers[i].norm));
+        EPG_TRY(load(l, EPG__WEIGHT_ROUTER, i, type, &model->layers[i].router));
+        if (model->experts)
+            EPG_TRY(load_experts(l, i, &model->layers[i]));
+    }
+    EPG_TRY(load(l, EPG__WEIGHT_FINAL_NORM, 0, EPG_FLOAT32, &model->final_norm));
+    if (!model->shape.tied_head)
+        return load(l, EPG__WEIGHT_HEAD, 0, type, &model->head);
+    model->head = model->embedding;
+    return EPG_OK;
+}
+
+static size_t largest_weight(const epg_model *model)
+{
+    size_t largest = 0;
+    for (int weight = EPG__WEIGHT_EMBEDDING; weight <= EPG__WEIGHT_HEAD; weight++) {
+        size_t bytes = weight_bytes(model, (epg__weight)weight, EPG_FLOAT32);
+        largest = bytes > largest ? bytes : largest;
+    }
+    return largest;
 }
 
 epg_status epg__model_load(epg_model *model, const epg_checkpoint *checkpoint)
 {
+    loader l = {model, checkpoint, NULL};
     model->layers = epg__zalloc(model->shape.layers, sizeof *model->layers, "a model's layers");
     if (!model->layers)
         return EPG_ERR_NO_MEMORY;
-    EPG_TRY(load(model, checkpoint, EPG__WEIGHT_EMBEDDING, 0, &model->embedding));
-    for (uint32_t i = 0; i < model->shape.layers; i++) {
-        EPG_TRY(load(model, checkpoint, EPG__WEIGHT_LAYER_NORM, i, &model->layers[i].norm));
-        EPG_TRY(load(model, checkpoint, EPG__WEIGHT_ROUTER, i, &model->layers[i].router));
-        EPG_TRY(load_experts(model, checkpoint, i, &model->layers[i]));
-    }
-    EPG_TRY(load(model, checkpoint, EPG__WEIGHT_FINAL_NORM, 0, &model->final_norm));
-    if (!model->shape.tied_head)
-        return load(model, checkpoint, EPG__WEIGHT_HEAD, 0, &model->head);
-    model->head = model->embedding;
-    return EPG_OK;
+    if (model->device->info.kind != EPG_DEVICE_HOST && !(l.staging = epg__zalloc(1, largest_weight(model), "a tensor on its way")))
+        return EPG_ERR_NO_MEMORY;
+    epg_status status = load_all(&l);
+    free(l.staging);
+    return status;
 }

@@ -8,14 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
-#include "moe/kernels_int.h"
+#include "moe/model_host_kernels_int.h"
 #include "core/number_int.h"
 
 enum { HIDDEN = 8, EXPERTS = 6, TOKENS = 20 };
 
 static float block_in[EPG__GEMM_ROWS * HIDDEN], block_logits[EPG__GEMM_ROWS * 64], block_pair[EPG__GEMM_ROWS * 64],
     block_inner[EPG__GEMM_ROWS * 32], block_out[EPG__GEMM_ROWS * HIDDEN];
-static const epg__blocks blocks = {block_in, block_pair, block_inner, block_out, block_logits};
+static const epg__blocks blocks = {block_in, block_logits};
 
 static epg__gemm choose(uint32_t k, uint32_t n)
 {
@@ -30,7 +30,8 @@ static void run_gate(const float *rows, uint32_t tokens, uint32_t topk, int reno
     static float router[EXPERTS * HIDDEN];
     for (int e = 0; e < EXPERTS; e++)
         router[e * HIDDEN + e] = 1;
-    epg__gate_args args = {{&tokens, TOKENS, HIDDEN, EPG_FLOAT32}, rows, router, choose(HIDDEN, EXPERTS), EXPERTS, topk, renormalise, blocks, ids, weights};
+    epg__host_gate args = {{{&tokens, TOKENS, HIDDEN, EPG_FLOAT32}, rows, router, EXPERTS, topk, renormalise, NULL, ids, weights},
+                           choose(HIDDEN, EXPERTS), blocks};
     epg__gate_run(&args);
 }
 
@@ -118,7 +119,11 @@ static void run_experts(epg_dtype type, const uint32_t *index)
         out[i] = 99;
         half_out[i] = epg__float_to_bf16(99);
     }
-    epg__experts_args args = {EPG_DISPATCH_VIEW_INIT, HIDDEN, 1, type, gate_up, down, choose(HIDDEN, 2), choose(1, HIDDEN), blocks, type == EPG_FLOAT32 ? (void *)out : half_out};
+    epg__host_experts args = {.view = EPG_DISPATCH_VIEW_INIT, .shape = {0, 2, HIDDEN, 1, type, EPG_FLOAT32}, .gate_up = gate_up,
+                              .down = down, .in = block_in, .pair = block_pair, .inner = block_inner, .result = block_out};
+    args.gemm_up = choose(HIDDEN, 2);
+    args.gemm_down = choose(1, HIDDEN);
+    args.out = type == EPG_FLOAT32 ? (void *)out : half_out;
     args.view.local_experts = 2;
     args.view.rows = type == EPG_FLOAT32 ? (const void *)rows : half_rows;
     args.view.row_index = index;
@@ -179,7 +184,7 @@ static void test_embedding_and_head(void **state)
     epg__embed_run(&embed);
     assert_int_equal(bad, 2);
     assert_true(out[0] == 7 && out[HIDDEN] == 0 && out[2 * HIDDEN] == 0);
-    epg__head_args head = {{NULL, 2, HIDDEN, EPG_FLOAT32}, out, table, choose(HIDDEN, 10), blocks, next};
+    epg__host_head head = {{{NULL, 2, HIDDEN, EPG_FLOAT32}, out, table, 10, NULL, next}, choose(HIDDEN, 10), blocks};
     epg__head_run(&head);
     assert_int_equal(next[0], 4); /* 4, 8 and 9 tie */
     assert_int_equal(next[1], 0);

@@ -1,12 +1,12 @@
 /* The host kernels of the MoE model: embedding, norm, gate, experts, residual, head.
  *
- * Not their job: what is enqueued when (model_host.c), moving rows between ranks (src/ep).
+ * Not their job: what is enqueued when (model.c), moving rows between ranks (src/ep).
  * Invariant: a row's result depends on that row alone. Loops over a row run in index order; products go through
  * gemm_tile.c, whose blocks are padded with zeros. */
 #include <math.h>
 #include <string.h>
-#include "moe/kernels_int.h"
 #include "core/number_int.h"
+#include "moe/model_host_kernels_int.h"
 
 static uint32_t live(const epg__rows *rows)
 {
@@ -69,7 +69,7 @@ void epg__embed_run(const void *raw)
             __atomic_fetch_add(a->bad_ids, 1, __ATOMIC_RELAXED);
             id = 0;
         }
-        store_row(a->rows.type, a->out, t, a->rows.hidden, a->embedding + (size_t)id * a->rows.hidden);
+        store_row(a->rows.type, a->out, t, a->rows.hidden, (const float *)a->embedding + (size_t)id * a->rows.hidden);
     }
 }
 
@@ -128,55 +128,78 @@ static void choose(const epg__gate_args *a, float *logits, uint32_t token)
 
 void epg__gate_run(const void *raw)
 {
-    const epg__gate_args *a = raw;
+    const epg__host_gate *h = raw;
+    const epg__gate_args *a = &h->user;
     uint32_t tokens = live(&a->rows);
     for (uint32_t t = 0; t < tokens; t += EPG__GEMM_ROWS) {
         uint32_t count = block_rows(t, tokens);
-        load_block(&a->rows, a->in, t, count, a->blocks.in);
-        epg__gemm_run(&a->gemm, count, a->blocks.in, a->router, a->blocks.logits);
+        load_block(&a->rows, a->in, t, count, h->blocks.in);
+        epg__gemm_run(&h->gemm, count, h->blocks.in, a->router, h->blocks.logits);
         for (uint32_t i = 0; i < count; i++)
-            choose(a, a->blocks.logits + (size_t)i * a->experts, t + i);
+            choose(a, h->blocks.logits + (size_t)i * a->experts, t + i);
     }
 }
 
-static void gather(const epg__experts_args *a, uint32_t first, uint32_t count)
+static void gather(const epg__host_experts *a, uint32_t first, uint32_t count)
 {
+    size_t hidden = a->shape.hidden;
     for (uint32_t i = 0; i < count; i++) {
         size_t row = a->view.row_index ? a->view.row_index[first + i] : first + i;
-        load_row(a->type, a->view.rows, row, a->hidden, a->blocks.in + (size_t)i * a->hidden);
+        load_row(a->shape.row_type, a->view.rows, row, a->shape.hidden, a->in + i * hidden);
     }
-    memset(a->blocks.in + (size_t)count * a->hidden, 0, (size_t)(EPG__GEMM_ROWS - count) * a->hidden * sizeof(float));
+    memset(a->in + count * hidden, 0, (EPG__GEMM_ROWS - count) * hidden * sizeof(float));
 }
 
-static void activate(const epg__experts_args *a, uint32_t count)
+static void activate(const epg__host_experts *a, uint32_t count)
 {
-    size_t width = a->intermediate;
+    size_t width = a->shape.intermediate;
     for (uint32_t i = 0; i < count; i++) {
-        const float *gate = a->blocks.pair + i * 2 * width, *up = gate + width;
-        float *out = a->blocks.inner + i * width;
+        const float *gate = a->pair + i * 2 * width, *up = gate + width;
+        float *out = a->inner + i * width;
         for (uint32_t j = 0; j < width; j++)
             out[j] = gate[j] / (1 + expf(-gate[j])) * up[j];
     }
-    memset(a->blocks.inner + count * width, 0, (EPG__GEMM_ROWS - count) * width * sizeof(float));
+    memset(a->inner + count * width, 0, (EPG__GEMM_ROWS - count) * width * sizeof(float));
 }
 
-static void run_expert(const epg__experts_args *a, uint32_t expert, uint32_t first, uint32_t end)
+/* The weights of one expert as float32; those of bf16 are widened into `wide`, which the next call overwrites. */
+static const float *weights_of(const epg__host_experts *a, const void *weights, uint32_t expert, size_t size)
 {
-    size_t size = (size_t)a->hidden * a->intermediate;
+    if (!a->wide)
+        return (const float *)weights + expert * size;
+    const uint16_t *from = (const uint16_t *)weights + expert * size;
+    for (size_t i = 0; i < size; i++)
+        a->wide[i] = epg__bf16_to_float(from[i]);
+    return a->wide;
+}
+
+static void run_up(const epg__host_experts *a, const float *gate_up, uint32_t first, uint32_t count)
+{
+    gather(a, first, count);
+    epg__gemm_run(&a->gemm_up, count, a->in, gate_up, a->pair);
+    activate(a, count);
+}
+
+static void run_down(const epg__host_experts *a, const float *down, uint32_t first, uint32_t count)
+{
+    epg__gemm_run(&a->gemm_down, count, a->inner, down, a->result);
+    for (uint32_t i = 0; i < count; i++)
+        store_row(a->shape.row_type, a->out, first + i, a->shape.hidden, a->result + (size_t)i * a->shape.hidden);
+}
+
+static void run_expert(const epg__host_experts *a, uint32_t expert, uint32_t first, uint32_t end)
+{
+    size_t size = (size_t)a->shape.hidden * a->shape.intermediate;
     for (uint32_t p = first; p < end; p += EPG__GEMM_ROWS) {
         uint32_t count = block_rows(p, end);
-        gather(a, p, count);
-        epg__gemm_run(&a->gemm_up, count, a->blocks.in, a->gate_up + expert * 2 * size, a->blocks.pair);
-        activate(a, count);
-        epg__gemm_run(&a->gemm_down, count, a->blocks.inner, a->down + expert * size, a->blocks.out);
-        for (uint32_t i = 0; i < count; i++)
-            store_row(a->type, a->out, p + i, a->hidden, a->blocks.out + (size_t)i * a->hidden);
+        run_up(a, weights_of(a, a->gate_up, expert, 2 * size), p, count);
+        run_down(a, weights_of(a, a->down, expert, size), p, count);
     }
 }
 
 void epg__experts_run(const void *raw)
 {
-    const epg__experts_args *a = raw;
+    const epg__host_experts *a = raw;
     for (uint32_t e = 0; e < a->view.local_experts; e++)
         run_expert(a, e, a->view.offsets[e], a->view.offsets[e] + a->view.counts[e]);
 }
@@ -191,16 +214,17 @@ void epg__residual_run(const void *raw)
 
 void epg__head_run(const void *raw)
 {
-    const epg__head_args *a = raw;
-    uint32_t tokens = live(&a->rows), vocab = a->gemm.n;
+    const epg__host_head *h = raw;
+    const epg__head_args *a = &h->user;
+    uint32_t tokens = live(&a->rows);
     for (uint32_t t = 0; t < tokens; t += EPG__GEMM_ROWS) {
         uint32_t count = block_rows(t, tokens);
-        load_block(&a->rows, a->in, t, count, a->blocks.in);
-        epg__gemm_run(&a->gemm, count, a->blocks.in, a->head, a->blocks.logits);
+        load_block(&a->rows, a->in, t, count, h->blocks.in);
+        epg__gemm_run(&h->gemm, count, h->blocks.in, a->head, h->blocks.logits);
         for (uint32_t i = 0; i < count; i++) {
-            const float *logits = a->blocks.logits + (size_t)i * vocab;
+            const float *logits = h->blocks.logits + (size_t)i * a->vocab;
             uint32_t best = 0;
-            for (uint32_t v = 1; v < vocab; v++)
+            for (uint32_t v = 1; v < a->vocab; v++)
                 best = logits[v] > logits[best] ? v : best;
             a->next_ids[t + i] = (int32_t)best;
         }

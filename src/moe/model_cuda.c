@@ -1,0 +1,33 @@
+/* Models and experts on the CUDA device: they have no kernels yet, and fail at creation. */
+#include "core/core_int.h"
+#include "moe/model_ops.h"
+
+static epg_status absent(void)
+{
+    return epg__fail(EPG_ERR_UNSUPPORTED, "models and experts have kernels for the host device alone");
+}
+
+static epg_dtype weight_type(epg_dtype row_type, epg_tensor_type checkpoint)
+{
+    (void)row_type, (void)checkpoint;
+    return EPG_FLOAT32;
+}
+
+static epg_status model_create(epg_model *model)
+{
+    (void)model;
+    return absent();
+}
+
+static void model_destroy(epg_model *model) { (void)model; }
+
+static epg_status experts_create(epg_experts *experts)
+{
+    (void)experts;
+    return absent();
+}
+
+static void experts_destroy(epg_experts *experts) { (void)experts; }
+
+const epg__model_kernels epg__model_kernels_cuda = {.weight_type = weight_type, .create = model_create, .destroy = model_destroy};
+const epg__experts_kernels epg__experts_kernels_cuda = {.create = experts_create, .destroy = experts_destroy};
