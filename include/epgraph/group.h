@@ -29,7 +29,25 @@ typedef struct epg_group epg_group;
 #define EPG_TOPK_MAX 32
 #define EPG_LANES_MAX 8
 
-typedef enum epg_dtype { EPG_FLOAT32 = 0, EPG_BFLOAT16 = 1 } epg_dtype;
+/* Row types. Combine's rows (what the experts put out, and what comes back) are float32 in a group of float32 rows, and
+ * bf16 in all others: the *combine type*.
+ *
+ * EPG_FLOAT8_E4M3: rows of fp8 (1 sign, 4 exponent and 3 fraction bits; no infinity, 0x7F is NaN, the largest is 448),
+ * with a float32 scale for each block of EPG_SCALE_BLOCK elements (the last may be shorter): an element stands for its
+ * fp8 value times its block's scale. The sender quantises its bf16 rows, each once, however many ranks it goes to:
+ *
+ *   amax    = the largest |x| of the block's finite elements, at least 448 * 2^-126
+ *   scale   = amax / 448; with scale_power_of_two, that rounded up to a power of two
+ *   inverse = 448 / amax; with scale_power_of_two, 1 / scale
+ *   element = x * inverse, rounded to nearest even in fp8, beyond +-448 to +-448
+ *
+ * in float32, each operation rounded by itself: the same bits on every device. An element that is infinite or NaN
+ * becomes NaN (0x7F) and leaves the others of its block alone.
+ *
+ * EPG_OPAQUE: rows of row_bytes bytes, with scale_bytes bytes of scales beside each, which the library carries and does
+ * not look into: for formats that it does not know. */
+typedef enum epg_dtype { EPG_FLOAT32 = 0, EPG_BFLOAT16 = 1, EPG_FLOAT8_E4M3 = 2, EPG_OPAQUE = 3 } epg_dtype;
+#define EPG_SCALE_BLOCK 128
 typedef enum epg_index_type { EPG_INT32 = 0, EPG_INT64 = 1 } epg_index_type;
 
 /* How received rows reach the experts. */
@@ -39,16 +57,32 @@ typedef enum epg_layout {
     EPG_LAYOUT_MASKED = 2       /* copied to [local expert][rows_per_expert] with a row count per expert */
 } epg_layout;
 
+/* How a view lays out the scales of fp8 rows. In place they stay where they arrived, beside their row: row-major alone.
+ * The others are what grouped-GEMM libraries with fp8 blockwise scaling load with TMA (DeepGEMM calls the first
+ * "MN-major, TMA-aligned", and the second its "packed UE8M0" form, which needs scale_power_of_two):
+ *
+ *   row-major      float32 [row][block]
+ *   column-major   float32 [block][row], in the masked layout [local expert][block][row]; each column begins at a
+ *                  multiple of 16 bytes, 4 rows
+ *   packed         as column-major, but a word holds the exponents of four blocks, that of block 4 * w + i in byte i
+ *                  (the least significant first) of word w: the scale is 2^(byte - 127). Bytes past the last block
+ *                  are 0 */
+typedef enum epg_scale_layout {
+    EPG_SCALES_ROW_MAJOR = 0,
+    EPG_SCALES_COLUMN_MAJOR = 1,
+    EPG_SCALES_PACKED = 2
+} epg_scale_layout;
+
 /* Low-latency, high-throughput, or chosen by `bucket` against the setting EPGRAPH_LL_MAX_TOKENS. */
 typedef enum epg_mode { EPG_MODE_AUTO = 0, EPG_MODE_LL = 1, EPG_MODE_HT = 2 } epg_mode;
 
-/* Every field but layout, row_align, rows_per_expert, max_expert_rows and timeout_ms must agree across ranks: creation
- * compares them and names the one that does not. */
+/* Every field but layout, row_align, rows_per_expert, max_expert_rows, timeout_ms and scale_layout must agree across
+ * ranks: creation compares them and names the one that does not. */
 typedef struct epg_group_options {
     uint32_t size;
     uint32_t experts;         /* physical experts over all ranks; divisible by the team's size */
     uint32_t logical_experts; /* ids in top-k; 0: as many as experts. See epg_group_expert_map */
-    uint32_t hidden;          /* elements per row, a multiple of 8 */
+    uint32_t hidden;          /* elements per row, a multiple of 8; of opaque rows: of a row of combine */
     uint32_t topk;            /* experts per token, 1..EPG_TOPK_MAX */
     uint32_t max_tokens;      /* most tokens a rank sends in one pair */
     uint32_t slots;           /* rows held per source rank and bank, 1..max_tokens; 0: max_tokens (none overflows) */
@@ -60,9 +94,15 @@ typedef struct epg_group_options {
     uint32_t max_expert_rows; /* other layouts: most rows over all local experts; 0: every row that can come */
     uint32_t timeout_ms;      /* 0: the setting EPGRAPH_TIMEOUT_MS; ranks may differ by a factor of less than 16 */
     uint32_t first_epoch;     /* for tests of the epoch's wrap; 0 else */
+    uint32_t scale_power_of_two;   /* fp8: 1: every scale is a power of two */
+    epg_scale_layout scale_layout; /* fp8 */
+    uint32_t row_bytes;       /* opaque: bytes of a row, 1..EPG_ROW_BYTES_MAX; 0 else */
+    uint32_t scale_bytes;     /* opaque: bytes of a row's scales, 0..EPG_ROW_BYTES_MAX; 0 else */
 } epg_group_options;
 #define EPG_GROUP_OPTIONS_INIT \
-    {sizeof(epg_group_options), 0, 0, 0, 0, 0, 0, 1, EPG_FLOAT32, EPG_LAYOUT_IN_PLACE, 0, 0, 0, 0, 0}
+    {sizeof(epg_group_options), 0, 0, 0, 0, 0, 0, 1, EPG_FLOAT32, EPG_LAYOUT_IN_PLACE, 0, 0, 0, 0, 0, 0, \
+     EPG_SCALES_ROW_MAJOR, 0, 0}
+#define EPG_ROW_BYTES_MAX (1u << 22)
 
 /* Collective over the team. Not during capture. The group keeps the team; destroy the group first. */
 EPG_API epg_status epg_group_create(epg_team *team, const epg_group_options *options, epg_group **group);
@@ -76,32 +116,42 @@ EPG_API epg_status epg_group_get_options(const epg_group *group, epg_group_optio
 EPG_API epg_team *epg_group_team(const epg_group *group);
 
 /* What one rank's dispatch sends. All pointers are device memory, read when the work runs, not when it is enqueued. On
- * the CUDA device rows, and the rows and outputs given to combine, are aligned to 16 bytes. */
+ * the CUDA device rows, and the rows and outputs given to combine, are aligned to 16 bytes, fp8 scales to 4; opaque
+ * rows and scales travel fastest where they are aligned to 16 bytes and multiples of 16. */
 typedef struct epg_dispatch_args {
     uint32_t size;
     uint32_t lane;
     epg_mode mode;
     uint32_t bucket;               /* most tokens of this call, 0..max_tokens */
     const uint32_t *tokens;        /* [1] tokens to send; NULL: bucket. Those beyond bucket are dropped and counted */
-    const void *rows;              /* [bucket][hidden] of the group's row type */
+    const void *rows;              /* [bucket][hidden] of the group's row type; opaque: [bucket][row_bytes]; fp8: of
+                                      input_type */
     const void *topk_ids;          /* [bucket][topk] logical expert ids, -1: not routed */
     epg_index_type topk_type;
     const float *topk_weights;     /* [bucket][topk]; NULL: all 1 */
+    epg_dtype input_type;          /* fp8: EPG_BFLOAT16: this rank quantises; EPG_FLOAT8_E4M3: rows are fp8, with scales
+                                      (powers of two where the group says so). Other groups do not look at it */
+    const void *scales;            /* fp8 input: float32 [bucket][blocks]; opaque: [bucket][scale_bytes]; else NULL */
 } epg_dispatch_args;
-#define EPG_DISPATCH_ARGS_INIT {sizeof(epg_dispatch_args), 0, EPG_MODE_AUTO, 0, NULL, NULL, NULL, EPG_INT32, NULL}
+#define EPG_DISPATCH_ARGS_INIT \
+    {sizeof(epg_dispatch_args), 0, EPG_MODE_AUTO, 0, NULL, NULL, NULL, EPG_INT32, NULL, EPG_BFLOAT16, NULL}
 
 /* What the experts see: device addresses, fixed for a lane's lifetime (so a captured graph may hold them), whose
  * contents are valid from dispatch recv to this lane's next dispatch send.
  *
  * Row positions p of local expert e run from offsets[e] to offsets[e] + counts[e] - 1, ordered by source rank, then by
- * source token. The expert's output for position p goes to row p of the buffer given to combine. */
+ * source token. The expert's output for position p goes to row p of the buffer given to combine.
+ *
+ * The row of position p is at `rows` + r * row_stride bytes, where r is row_index[p] in place, else p. The scale of its block b (packed: word b / 4) is at
+ *   `scales` + e * scale_expert_stride + r * scale_row_stride + b * scale_block_stride bytes
+ * where, in the masked layout, r counts from the expert's first row: p - offsets[e]. */
 typedef struct epg_dispatch_view {
     uint32_t size;
     uint32_t local_experts;
     uint32_t first_expert;         /* physical id of local expert 0 */
     uint32_t row_capacity;         /* rows of the expert output buffer */
     const void *rows;              /* position p is row row_index[p] in place (of 2 * ranks * slots), row p in the
-                                      other layouts (of row_capacity) */
+                                      other layouts (of row_capacity); aligned to 16 bytes, as each row is */
     const uint32_t *row_index;     /* [row_capacity], in-place layout; NULL in the others */
     const uint32_t *offsets;       /* [local_experts + 1] first position of each expert; the last is the end */
     const uint32_t *counts;        /* [local_experts] rows of each expert */
@@ -109,14 +159,21 @@ typedef struct epg_dispatch_view {
     const uint32_t *row_source;    /* [row_capacity] source rank of position p */
     const uint32_t *row_token;     /* [row_capacity] token index on the source rank */
     const float *row_weight;       /* [row_capacity] top-k weight; combine applies it, so experts must not */
+    uint64_t row_stride;           /* bytes; a multiple of 16. Rows without scales, and rows of a multiple of 16 bytes
+                                      that are not in place, follow each other without a gap */
+    const void *scales;            /* of fp8 rows, as scale_layout says, and of opaque rows; NULL: there are none */
+    uint64_t scale_expert_stride;  /* bytes; 0 but in the masked layout */
+    uint64_t scale_row_stride;     /* bytes; of row-major and opaque scales a multiple of 16 */
+    uint64_t scale_block_stride;   /* bytes; of column-major and packed scales a multiple of 16; opaque: 1 */
 } epg_dispatch_view;
-#define EPG_DISPATCH_VIEW_INIT {sizeof(epg_dispatch_view), 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL}
+#define EPG_DISPATCH_VIEW_INIT \
+    {sizeof(epg_dispatch_view), 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL, 0, 0, 0}
 
 /* Enqueue on `stream`. Each may run during capture, allocates nothing and never synchronises. An operation out of its
  * order in the lane is EPG_ERR_STATE and enqueues nothing.
  *
- * combine recv writes out[t][hidden] (row type) for every t below the pair's token count and leaves the rest alone; a
- * token without a live expert gets zeros. expert_rows is [row_capacity][hidden] of the row type, read by combine
+ * combine recv writes out[t][hidden] (combine type) for every t below the pair's token count and leaves the rest alone;
+ * a token without a live expert gets zeros. expert_rows is [row_capacity][hidden] of the combine type, read by combine
  * send. */
 EPG_API epg_status epg_dispatch_send(epg_group *group, const epg_dispatch_args *args, epg_stream stream);
 EPG_API epg_status epg_dispatch_recv(epg_group *group, uint32_t lane, epg_dispatch_view *view, epg_stream stream);
@@ -256,7 +313,7 @@ typedef struct epg_group_stats {
     uint64_t timeouts;
     uint64_t region_bytes;      /* symmetric memory of this rank */
     uint64_t local_bytes;       /* other protocol memory of this rank */
-    uint64_t expert_input_bytes;/* rows copied for the experts (0 in place) */
+    uint64_t expert_input_bytes;/* rows and scales copied for the experts (0 in place) */
 } epg_group_stats;
 #define EPG_GROUP_STATS_INIT {sizeof(epg_group_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 

@@ -43,17 +43,20 @@ class TeamStats(c.Structure):
 class GroupOptions(c.Structure):
     _fields_ = (_all(u32, "size experts logical_experts hidden topk max_tokens slots lanes")
                 + _all(i32, "row_type layout")
-                + _all(u32, "row_align rows_per_expert max_expert_rows timeout_ms first_epoch"))
+                + _all(u32, "row_align rows_per_expert max_expert_rows timeout_ms first_epoch scale_power_of_two")
+                + [("scale_layout", i32)] + _all(u32, "row_bytes scale_bytes"))
 
 
 class DispatchArgs(c.Structure):
     _fields_ = [("size", u32), ("lane", u32), ("mode", i32), ("bucket", u32), ("tokens", ptr), ("rows", ptr),
-                ("topk_ids", ptr), ("topk_type", i32), ("topk_weights", ptr)]
+                ("topk_ids", ptr), ("topk_type", i32), ("topk_weights", ptr), ("input_type", i32), ("scales", ptr)]
 
 
 class DispatchView(c.Structure):
     _fields_ = (_all(u32, "size local_experts first_expert row_capacity")
-                + _all(ptr, "rows row_index offsets counts total row_source row_token row_weight"))
+                + _all(ptr, "rows row_index offsets counts total row_source row_token row_weight")
+                + [("row_stride", u64), ("scales", ptr)]
+                + _all(u64, "scale_expert_stride scale_row_stride scale_block_stride"))
 
 
 class ExpertsOptions(c.Structure):
@@ -135,6 +138,7 @@ STRUCTS: Dict[str, Type[c.Structure]] = {
 _DEFAULTS: Dict[str, Dict[str, int]] = {
     "DeviceOptions": {"log_level": 1},
     "GroupOptions": {"lanes": 1},
+    "DispatchArgs": {"input_type": 1},
     "RunnerOptions": {"warmups": -1, "probe": 1, "mode": 1},
 }
 

@@ -79,7 +79,9 @@ static __global__ void __launch_bounds__(256, 2) return_rows(const __grid_consta
         bool missing = __any_sync(0xFFFFFFFFu, lane < count && at == EPG_WIRE_NONE);
         if (part == 0 && lane == 0)
             *epg__mark_at(&l.wire, there, index) = missing;
-        char *row = lane < count && at != EPG_WIRE_NONE ? (char *)p.expert_rows + (size_t)at * l.wire.row_bytes : NULL;
+        char *row = (char *)p.expert_rows + (size_t)at * l.wire.return_bytes;
+        if (lane >= count || at == EPG_WIRE_NONE)
+            row = NULL;
         sum_rows<FLOAT32, 2, 4>(row, weight, count, (epg__piece *)epg__return_at(&l.wire, there, index),
                                 epg__part_of(epg__pieces_of(l), part, p.parts));
     }
@@ -136,7 +138,7 @@ static __global__ void __launch_bounds__(256, 2) collect_rows(const __grid_const
             l.flags[token] = missing;
             epg__count(l, EPG_COUNT_FLAGGED, missing);
         }
-        sum_rows<FLOAT32, 4, 2>(row, 1.0f, count, (epg__piece *)((char *)p.out + (size_t)token * l.wire.row_bytes),
+        sum_rows<FLOAT32, 4, 2>(row, 1.0f, count, (epg__piece *)((char *)p.out + (size_t)token * l.wire.return_bytes),
                                 epg__part_of(epg__pieces_of(l), part, p.parts));
     }
 }

@@ -1,7 +1,7 @@
 /* Combine on the host device.
  *
- * A partial sum adds a token's expert rows in top-k order, in float32, and is rounded to the row type; the owner adds
- * partial sums in rank order, in float32, and rounds again. Both forms do the same additions in the same order. They
+ * A partial sum adds a token's expert rows in top-k order, in float32, and is rounded to the combine type; the owner
+ * adds partial sums in rank order, in float32, and rounds again. Both forms do the same additions in the same order. They
  * differ in the order in which sources are served: rank order, or the own successor first. */
 #include "core/number_int.h"
 #include "ep/lane_int.h"
@@ -21,7 +21,7 @@ static void add_part(const epg__lane *lane, const void *row, float weight, uint3
 static void add_row(const epg__lane *lane, epg__simulator *sim, const char *row, float weight)
 {
     uint32_t hidden = lane->wire->geometry.hidden, stride = epg__rows_stride(sim, hidden);
-    size_t width = lane->wire->row_bytes / hidden;
+    size_t width = lane->wire->return_bytes / hidden;
     for (uint32_t at = 0, end; at < hidden; at = end) {
         end = hidden - at < stride ? hidden : at + stride;
         epg__data_look(sim, "reads a returned row", row + at * width, (end - at) * width);
@@ -82,7 +82,7 @@ static void return_row(const epg__lane *lane, const char *expert_rows, uint32_t 
         if (place[k] == EPG_WIRE_NONE)
             missing = 1;
         else
-            add_row(lane, NULL, expert_rows + (size_t)place[k] * w->row_bytes, routes[k].weight);
+            add_row(lane, NULL, expert_rows + (size_t)place[k] * w->return_bytes, routes[k].weight);
     }
     epg__mark_store(lane->sim, epg__mark_at(w, there, index), missing);
     return_sum(lane, epg__return_at(w, there, index));
@@ -138,7 +138,7 @@ static uint32_t collect_token(const epg__lane *lane, uint32_t token, void *out)
         missing |= *epg__mark_at(w, own, index);
         add_row(lane, lane->sim, epg__return_at(w, own, index), 1.0f);
     }
-    hand_out_sum(lane, (char *)out + (size_t)token * w->row_bytes);
+    hand_out_sum(lane, (char *)out + (size_t)token * w->return_bytes);
     return missing;
 }
 

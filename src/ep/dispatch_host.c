@@ -1,10 +1,14 @@
 /* Dispatch on the host device.
  *
+ * A row travels as the caller gave it, or quantised to fp8 here; with scales, if it has any, right behind it.
+ *
  * Slots come from a prefix sum in token order, positions from one in (source rank, slot) order: the same in both
  * forms and in any arrival order. The low-latency form sends a token as soon as it is routed and signals at the end;
  * the high-throughput form routes all tokens first, then fills one destination at a time, its own successor first so
  * that ranks do not all write to the same peer, and signals each as soon as its rows are there. */
+#include "core/number_int.h"
 #include "ep/lane_int.h"
+#include "ep/quantise_int.h"
 
 /* ---- send ---- */
 
@@ -81,7 +85,27 @@ static void route(sender *s, uint32_t token, const uint32_t *chosen)
     }
 }
 
-static void send_row(const sender *s, uint32_t token, const uint32_t *chosen, epg__share share)
+/* The row of a token as it travels. */
+static const char *pack_row(const sender *s, uint32_t token)
+{
+    const epg_wire_layout *w = s->lane->wire;
+    const epg_wire_geometry *g = &w->geometry;
+    const char *rows = s->user->rows, *scales = s->user->scales;
+    char *staged = s->lane->staged;
+    if (g->row_type == EPG_FLOAT32 || g->row_type == EPG_BFLOAT16)
+        return rows + (size_t)token * g->row_bytes;
+    if (g->row_type == EPG_FLOAT8_E4M3 && s->user->input_type == EPG_BFLOAT16) {
+        epg__quantise_row((const uint16_t *)rows + (size_t)token * g->hidden, g->hidden, (int)g->power_of_two,
+                          (uint8_t *)staged, (float *)(staged + w->payload_bytes));
+        return staged;
+    }
+    memcpy(staged, rows + (size_t)token * g->row_bytes, g->row_bytes);
+    if (g->scale_bytes)
+        memcpy(staged + w->payload_bytes, scales + (size_t)token * g->scale_bytes, g->scale_bytes);
+    return staged;
+}
+
+static void send_row(const sender *s, uint32_t token, const uint32_t *chosen, epg__share share, const char *row)
 {
     const epg__lane *lane = s->lane;
     const epg_wire_layout *w = lane->wire;
@@ -102,8 +126,7 @@ static void send_row(const sender *s, uint32_t token, const uint32_t *chosen, ep
     meta.head = (epg_wire_meta){token, count};
     EPG__NOTE(lane->sim, "of token %u to rank %u, slot %u, epoch %u", token, share.rank, share.slot, lane->pair->epoch);
     epg__meta_store(lane->sim, epg__meta_at(w, there, index), &meta, sizeof meta.head + count * sizeof *meta.routes);
-    epg__rows_store(lane->sim, epg__row_at(w, there, index), (const char *)s->user->rows + (size_t)token * w->row_bytes,
-                    w->row_bytes);
+    epg__rows_store(lane->sim, epg__row_at(w, there, index), row, w->row_bytes);
 }
 
 /* A rank that joins rehearses until it is admitted; a real pair before that is a mistake. */
@@ -175,9 +198,10 @@ void epg__dispatch_send_ll_host(const void *raw)
         choose_experts(&s, t, chosen);
         route(&s, t, chosen);
         const epg__share *shares = s.lane->shares + (size_t)t * s.lane->fan;
+        const char *row = s.lane->share_count[t] ? pack_row(&s, t) : NULL;
         for (uint32_t i = 0; i < s.lane->share_count[t]; i++)
             if (shares[i].slot != EPG_WIRE_NONE)
-                send_row(&s, t, chosen, shares[i]);
+                send_row(&s, t, chosen, shares[i], row);
     }
     for (uint32_t i = 0; i < s.lane->ranks; i++)
         signal_rank(s.lane, turn(s.lane, i));
@@ -195,7 +219,7 @@ static void send_rank(sender *s, uint32_t peer)
             if (shares[i].rank != peer || shares[i].slot == EPG_WIRE_NONE)
                 continue;
             choose_experts(s, t, chosen);
-            send_row(s, t, chosen, shares[i]);
+            send_row(s, t, chosen, shares[i], pack_row(s, t));
         }
     }
 }
@@ -276,6 +300,35 @@ static uint64_t place_experts(const epg__lane *lane)
     return dropped;
 }
 
+/* Copies a received row's scales to those of position `at`, as the layout says. */
+static void place_scales(const epg__lane *lane, uint32_t at, const char *scales)
+{
+    const epg__scale_place *p = &lane->scale_place;
+    char *to = lane->expert_scales + at / p->group * p->expert + at % p->group * p->row;
+    if (p->layout == EPG_SCALES_ROW_MAJOR) {
+        epg__rows_load(lane->sim, to, scales, lane->wire->scale_bytes);
+        return;
+    }
+    epg__data_look(lane->sim, "reads a row's scales", scales, p->blocks * sizeof(float));
+    for (uint32_t b = 0; b < p->blocks; b++) {
+        float scale = ((const float *)scales)[b];
+        if (p->layout == EPG_SCALES_COLUMN_MAJOR)
+            *(float *)(to + b * p->block) = scale;
+        else
+            to[b / 4 * p->block + b % 4] = (char)(epg__float_bits(scale) >> 23);
+    }
+}
+
+/* Copies a received row to position `at`. */
+static void copy_row(const epg__lane *lane, uint32_t at, size_t index)
+{
+    const epg_wire_layout *w = lane->wire;
+    const char *row = epg__row_at(w, epg__own_lane(lane), index);
+    epg__rows_load(lane->sim, lane->expert_rows + (size_t)at * w->payload_bytes, row, w->payload_bytes);
+    if (lane->expert_scales)
+        place_scales(lane, at, row + w->payload_bytes);
+}
+
 static void place_row(epg__lane *lane, uint32_t source, uint32_t slot)
 {
     const epg_wire_layout *w = lane->wire;
@@ -297,8 +350,7 @@ static void place_row(epg__lane *lane, uint32_t source, uint32_t slot)
         if (lane->layout == EPG_LAYOUT_IN_PLACE)
             lane->row_index[at] = (uint32_t)index;
         else
-            epg__rows_load(lane->sim, lane->expert_rows + (size_t)at * w->row_bytes,
-                           epg__row_at(w, epg__own_lane(lane), index), w->row_bytes);
+            copy_row(lane, at, index);
     }
 }
 

@@ -4,6 +4,7 @@
 #include "device/device_ops.h"
 #include "ep/group_state_int.h"
 #include "ep/kernels_int.h"
+#include "ep/quantise_int.h"
 #include "team/team_ops.h"
 
 /* ---- options ---- */
@@ -25,6 +26,28 @@ static epg_status check_layout(epg_group_options *o)
     if (o->row_align != 1 && o->layout != EPG_LAYOUT_CONTIGUOUS)
         return epg__fail(EPG_ERR_INVALID, "row_align is %u, but only the contiguous layout aligns", o->row_align);
     return EPG_OK;
+}
+
+/* Options of some row types alone. */
+static epg_status check_row_type(const epg_group_options *o)
+{
+    int fp8 = o->row_type == EPG_FLOAT8_E4M3, opaque = o->row_type == EPG_OPAQUE;
+    EPG_TRY(check_range("row_type", o->row_type, EPG_FLOAT32, EPG_OPAQUE));
+    EPG_TRY(check_range("scale_power_of_two", o->scale_power_of_two, 0, 1));
+    if (o->scale_power_of_two && !fp8)
+        return epg__fail(EPG_ERR_INVALID, "scale_power_of_two is 1, but row_type is %d, not fp8", (int)o->row_type);
+    EPG_TRY(check_range("scale_layout", o->scale_layout, EPG_SCALES_ROW_MAJOR, EPG_SCALES_PACKED));
+    if (o->scale_layout != EPG_SCALES_ROW_MAJOR && (!fp8 || o->layout == EPG_LAYOUT_IN_PLACE))
+        return epg__fail(EPG_ERR_INVALID, "scale_layout is %d, but %s are row-major", (int)o->scale_layout,
+                         fp8 ? "scales in place" : "the scales of rows that are not fp8");
+    if (o->scale_layout == EPG_SCALES_PACKED && !o->scale_power_of_two)
+        return epg__fail(EPG_ERR_INVALID, "scale_layout is %d, packed, which holds powers of two, but "
+                         "scale_power_of_two is 0", (int)o->scale_layout);
+    if (!opaque && (o->row_bytes || o->scale_bytes))
+        return epg__fail(EPG_ERR_INVALID, "row_bytes is %u and scale_bytes %u, but row_type is %d, not opaque",
+                         o->row_bytes, o->scale_bytes, (int)o->row_type);
+    EPG_TRY(check_range("row_bytes", o->row_bytes, opaque, EPG_ROW_BYTES_MAX));
+    return check_range("scale_bytes", o->scale_bytes, 0, EPG_ROW_BYTES_MAX);
 }
 
 /* Checks the caller's options and fills in the defaults. */
@@ -51,8 +74,8 @@ static epg_status complete_options(const epg_group_options *given, uint32_t rank
         o->slots = o->max_tokens;
     EPG_TRY(check_range("slots", o->slots, 1, o->max_tokens));
     EPG_TRY(check_range("lanes", o->lanes, 1, EPG_LANES_MAX));
-    EPG_TRY(check_range("row_type", o->row_type, EPG_FLOAT32, EPG_BFLOAT16));
     EPG_TRY(check_layout(o));
+    EPG_TRY(check_row_type(o));
     if (o->timeout_ms == 0) {
         EPG_TRY(epg__setting_integer(EPG__SETTING_TIMEOUT_MS, 1, UINT32_MAX, &timeout_ms));
         o->timeout_ms = (uint32_t)timeout_ms;
@@ -82,10 +105,31 @@ static epg_status complete_capacity(epg_group_options *o, uint32_t ranks, uint32
     return EPG_OK;
 }
 
+static uint32_t width_of(epg_dtype type) { return type == EPG_FLOAT32 ? 4 : type == EPG_BFLOAT16 ? 2 : 1; }
+
 static epg_wire_geometry geometry_of(const epg_group_options *o, uint32_t ranks)
 {
-    return (epg_wire_geometry){EPG_WIRE_VERSION, ranks,    o->experts, o->logical_experts, o->hidden,      o->topk,
-                               o->max_tokens,    o->slots, o->lanes,   o->row_type,        o->first_epoch, 0};
+    epg_wire_geometry geometry = {
+        .version = EPG_WIRE_VERSION,
+        .ranks = ranks,
+        .experts = o->experts,
+        .logical_experts = o->logical_experts,
+        .hidden = o->hidden,
+        .topk = o->topk,
+        .max_tokens = o->max_tokens,
+        .slots = o->slots,
+        .lanes = o->lanes,
+        .row_type = o->row_type,
+        .first_epoch = o->first_epoch,
+        .power_of_two = o->scale_power_of_two,
+        .row_bytes = o->row_bytes,
+        .scale_bytes = o->scale_bytes,
+    };
+    if (o->row_type == EPG_FLOAT8_E4M3)
+        geometry.scale_bytes = epg__scale_blocks(o->hidden) * (uint32_t)sizeof(float);
+    if (o->row_type != EPG_OPAQUE)
+        geometry.row_bytes = o->hidden * width_of(o->row_type);
+    return geometry;
 }
 
 static epg_status plan(const epg_group_options *given, uint32_t ranks, epg_group *g)
@@ -106,6 +150,7 @@ static epg_status plan(const epg_group_options *given, uint32_t ranks, epg_group
             .ranks = ranks,
             .local_experts = g->options.experts / ranks,
             .layout = g->options.layout,
+            .scale_layout = g->options.scale_layout,
             .row_align = g->options.row_align,
             .rows_per_expert = g->options.rows_per_expert,
             .row_capacity = capacity,
@@ -149,8 +194,10 @@ typedef struct creation {
 epg_status epg__group_compare(const epg_wire_geometry *theirs, const epg_wire_geometry *ours, uint32_t their_rank,
                               uint32_t our_rank)
 {
-    static const char *const names[] = {"wire version", "ranks", "experts", "logical_experts", "hidden",  "topk",
-                                        "max_tokens",   "slots", "lanes",   "row_type",        "first_epoch"};
+    static const char *const names[] = {
+        "wire version", "ranks", "experts",  "logical_experts", "hidden",             "topk",      "max_tokens",
+        "slots",        "lanes", "row_type", "first_epoch",     "scale_power_of_two", "row_bytes", "scale_bytes"};
+    static_assert(sizeof names / sizeof *names == sizeof(epg_wire_geometry) / sizeof(uint32_t), "a name per field");
     const uint32_t *their = (const uint32_t *)theirs, *our = (const uint32_t *)ours;
     for (size_t f = 0; f < EPG__COUNT_OF(names); f++)
         if (their[f] != our[f])

@@ -114,6 +114,9 @@ static epg_status prepare(epg_group *g, state *s)
 
 static epg_status create(epg_group *g)
 {
+    if (g->options.row_type > EPG_BFLOAT16)
+        return epg__fail(EPG_ERR_UNSUPPORTED, "the CUDA device has kernels for float32 and bf16 rows; row_type is %d",
+                         (int)g->options.row_type);
     state *s = epg__zalloc(1, sizeof *s, "a group's CUDA state");
     if (!s)
         return EPG_ERR_NO_MEMORY;

@@ -37,7 +37,11 @@ typedef struct epg__lane {
     uint32_t *row_index, *row_source, *row_token; /* [row_capacity] */
     float *row_weight;           /* [row_capacity] */
     float *sum;                  /* [hidden] */
-    char *expert_rows;           /* [row_capacity][row bytes]; NULL in place */
+    char *staged;                /* [row bytes] a row as it travels, where that is not how the caller has it */
+    char *expert_rows;           /* [row_capacity][payload bytes]; NULL in place */
+    char *expert_scales;         /* behind them, as scale_place says; NULL in place and where rows have none */
+    epg__scale_place scale_place;
+    uint32_t scale_layout;
 } epg__lane;
 
 /* Arguments of the four kernels. A void form does what the protocol needs and sends no rows. */

@@ -317,7 +317,7 @@ static __device__ void find_rows(const epg__cuda_params &p, local_sum *s, uint32
     }
     count = has ? count : 0;
     if (lane < count) {
-        s->row[lane] = at == EPG_WIRE_NONE ? NULL : (const char *)p.expert_rows + (size_t)at * l.wire.row_bytes;
+        s->row[lane] = at == EPG_WIRE_NONE ? NULL : (const char *)p.expert_rows + (size_t)at * l.wire.return_bytes;
         s->weight[lane] = weight;
     }
     bool missing = __any_sync(0xFFFFFFFFu, lane < count && at == EPG_WIRE_NONE);
@@ -355,7 +355,7 @@ static __global__ void __launch_bounds__(LOCAL_THREADS) local_combine(const __gr
     }
     if (token >= s.pair.tokens || s.pair.rehearsed)
         return;
-    epg__piece *out = (epg__piece *)((char *)p.out + (size_t)token * l.wire.row_bytes);
+    epg__piece *out = (epg__piece *)((char *)p.out + (size_t)token * l.wire.return_bytes);
     for (uint32_t at = span.first + threadIdx.x; at < span.end; at += blockDim.x) {
         epg__sums<FLOAT32> partial, sums;
         partial.clear();

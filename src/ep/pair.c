@@ -84,6 +84,21 @@ static epg_status enqueue_send(epg_group *g, const epg_dispatch_args *user, int 
     return EPG_OK;
 }
 
+/* What a row is made of, beside its elements. */
+static epg_status check_scales(const epg_group *g, const epg_dispatch_args *args)
+{
+    epg_dtype type = g->options.row_type;
+    int given = type == EPG_FLOAT8_E4M3 ? args->input_type == EPG_FLOAT8_E4M3 : g->options.scale_bytes > 0;
+    if (type == EPG_FLOAT8_E4M3 && args->input_type != EPG_BFLOAT16 && args->input_type != EPG_FLOAT8_E4M3)
+        return epg__fail(EPG_ERR_INVALID, "input_type is %d; an fp8 group takes bf16 (%d) or fp8 (%d) rows",
+                         (int)args->input_type, EPG_BFLOAT16, EPG_FLOAT8_E4M3);
+    if (given && args->bucket > 0 && !args->scales)
+        return epg__fail(EPG_ERR_INVALID, "scales is NULL with a bucket of %u", args->bucket);
+    if (!given && args->scales)
+        return epg__fail(EPG_ERR_INVALID, "scales is %p, but these rows come without scales", args->scales);
+    return EPG_OK;
+}
+
 static epg_status check_send(const epg_group *group, const epg_dispatch_args *args)
 {
     if (!args)
@@ -98,7 +113,7 @@ static epg_status check_send(const epg_group *group, const epg_dispatch_args *ar
         return epg__fail(EPG_ERR_INVALID, "mode is %d", (int)args->mode);
     if ((unsigned)args->topk_type > EPG_INT64)
         return epg__fail(EPG_ERR_INVALID, "topk_type is %d", (int)args->topk_type);
-    return EPG_OK;
+    return check_scales(group, args);
 }
 
 epg_status epg_dispatch_send(epg_group *group, const epg_dispatch_args *args, epg_stream stream)
@@ -107,15 +122,30 @@ epg_status epg_dispatch_send(epg_group *group, const epg_dispatch_args *args, ep
     return enqueue_send(group, args, 0, stream);
 }
 
+/* Where a view's rows and scales lie. */
+static void place_view(const epg__lane *lane, epg_dispatch_view *view)
+{
+    const epg_wire_layout *w = lane->wire;
+    const epg__scale_place *place = &lane->scale_place;
+    const char *own_rows = epg__own_lane(lane) + w->rows;
+    int in_place = lane->layout == EPG_LAYOUT_IN_PLACE;
+    view->rows = in_place ? own_rows : lane->expert_rows;
+    view->row_stride = in_place ? w->row_bytes : w->payload_bytes;
+    if (w->scale_bytes == 0)
+        return;
+    view->scales = in_place ? own_rows + w->payload_bytes : lane->expert_scales;
+    view->scale_expert_stride = lane->layout == EPG_LAYOUT_MASKED ? place->expert : 0;
+    view->scale_row_stride = in_place ? w->row_bytes : place->row;
+    view->scale_block_stride = place->block;
+}
+
 static void fill_view(const epg__lane *lane, epg_dispatch_view *view)
 {
-    const char *own_rows = epg__own_lane(lane) + lane->wire->rows;
     *view = (epg_dispatch_view){
         .size = sizeof *view,
         .local_experts = lane->local_experts,
         .first_expert = lane->first_expert,
         .row_capacity = lane->row_capacity,
-        .rows = lane->layout == EPG_LAYOUT_IN_PLACE ? own_rows : lane->expert_rows,
         .row_index = lane->layout == EPG_LAYOUT_IN_PLACE ? lane->row_index : NULL,
         .offsets = lane->offsets,
         .counts = lane->counts,
@@ -124,6 +154,7 @@ static void fill_view(const epg__lane *lane, epg_dispatch_view *view)
         .row_token = lane->row_token,
         .row_weight = lane->row_weight,
     };
+    place_view(lane, view);
 }
 
 static epg_status enqueue_half(epg_group *g, uint32_t lane, epg_operation operation, int is_void, const void *rows,

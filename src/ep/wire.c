@@ -1,6 +1,7 @@
 /* Places the parts of a region, and hashes a geometry. */
 #include "core/core_int.h"
 #include "ep/wire.h"
+#include "epgraph/group.h"
 
 /* Puts count x size bytes at the next 256-byte boundary. */
 static bool place(size_t *end, size_t count, size_t size, size_t *at)
@@ -12,17 +13,22 @@ static bool place(size_t *end, size_t count, size_t size, size_t *at)
     return epg__add(*at, bytes, end);
 }
 
+static size_t padded(size_t bytes) { return (bytes + 15) & ~(size_t)15; }
+
 int epg__wire_plan(const epg_wire_geometry *g, epg_wire_layout *w)
 {
     size_t ranks = g->ranks, cells, end = sizeof(epg_wire_lane), all = sizeof(epg_wire_header);
     *w = (epg_wire_layout){.geometry = *g};
-    w->row_bytes = (size_t)g->hidden * (g->row_type == 0 ? 4 : 2);
-    w->meta_bytes = (sizeof(epg_wire_meta) + g->topk * sizeof(epg_wire_route) + 15) & ~(size_t)15;
+    w->payload_bytes = padded(g->row_bytes);
+    w->scale_bytes = padded(g->scale_bytes);
+    w->row_bytes = w->payload_bytes + w->scale_bytes;
+    w->return_bytes = (size_t)g->hidden * (g->row_type == EPG_FLOAT32 ? 4 : 2);
+    w->meta_bytes = padded(sizeof(epg_wire_meta) + g->topk * sizeof(epg_wire_route));
     if (!epg__mul(2 * ranks, g->slots, &cells))
         return 0;
     if (!place(&end, 4 * ranks, sizeof(uint64_t), &w->signals) || !place(&end, cells, sizeof(uint32_t), &w->marks) ||
         !place(&end, cells, w->meta_bytes, &w->meta) || !place(&end, cells, w->row_bytes, &w->rows) ||
-        !place(&end, cells, w->row_bytes, &w->returns) || !place(&end, 0, 0, &w->lane_bytes))
+        !place(&end, cells, w->return_bytes, &w->returns) || !place(&end, 0, 0, &w->lane_bytes))
         return 0;
     return place(&all, ranks, sizeof(uint32_t), &w->mask) &&
            place(&all, g->lanes * ranks, sizeof(uint32_t), &w->incarnation) &&

@@ -6,7 +6,10 @@
  *          marks   [bank][expert rank][slot]                 combine: 1 where the partial sum lacks a row
  *          meta    [bank][source rank][slot]                 source token, local experts, weights
  *          rows    [bank][source rank][slot][row bytes]      one copy per (token, destination rank)
- *          returns [bank][expert rank][slot][row bytes]      one pre-reduced row per (token, expert rank)
+ *          returns [bank][expert rank][slot][return bytes]   one pre-reduced row per (token, expert rank)
+ *
+ * A row is its payload and then its scales (fp8 and opaque rows), each padded to 16 bytes. A returned row is float32 in
+ * a group of float32 rows and bf16 in all others.
  *
  * Offsets, not pointers: the same on every rank. wire.c computes them in one walk that also gives the total size.
  *
@@ -27,14 +30,16 @@
 #define EPG__WIRE_FN static inline
 #endif
 
-#define EPG_WIRE_VERSION 2u
+#define EPG_WIRE_VERSION 3u
 #define EPG_WIRE_NONE 0xFFFFFFFFu
 
 /* What must agree across ranks; its bytes are hashed and, on a mismatch, compared field by field (group.c). */
 typedef struct epg_wire_geometry {
-    uint32_t version, ranks, experts, logical_experts, hidden, topk, max_tokens, slots, lanes, row_type, first_epoch, zero;
+    uint32_t version, ranks, experts, logical_experts, hidden, topk, max_tokens, slots, lanes, row_type, first_epoch;
+    uint32_t power_of_two;           /* fp8: every scale is a power of two */
+    uint32_t row_bytes, scale_bytes; /* of one row, without padding */
 } epg_wire_geometry;
-static_assert(sizeof(epg_wire_geometry) == 48, "geometry layout");
+static_assert(sizeof(epg_wire_geometry) == 56, "geometry layout");
 
 /* The first failure of this rank. Writer: this rank's kernels. */
 typedef struct epg_wire_record {
@@ -61,7 +66,7 @@ typedef struct epg_wire_header {
     uint64_t counters[EPG_COUNTERS]; /* writer: the owner's kernels */
     epg_wire_geometry geometry;     /* writer: the owner, at creation; for a rank that joins its place */
 } epg_wire_header;
-static_assert(sizeof(epg_wire_header) == 184, "header layout");
+static_assert(sizeof(epg_wire_header) == 192, "header layout");
 
 typedef struct epg_wire_lane {
     uint32_t epoch;                 /* of the last dispatch send; writer: the owner's dispatch send */
@@ -84,7 +89,9 @@ typedef struct epg_wire_meta {
 /* Offsets from the region's start; `lane` and what follows it are relative to a lane's start. */
 typedef struct epg_wire_layout {
     epg_wire_geometry geometry;
-    size_t row_bytes, meta_bytes;
+    size_t row_bytes;                  /* of a row: the two parts that follow */
+    size_t payload_bytes, scale_bytes; /* padded; the scales begin at payload_bytes */
+    size_t return_bytes, meta_bytes;
     size_t mask;        /* [ranks] how many lives of that rank the owner has given up: 0 none, i + 1: the i-th, too */
     size_t incarnation; /* [lanes][ranks] the life of that rank with which the owner's lane exchanges */
     size_t lanes, lane_bytes;
@@ -141,7 +148,7 @@ EPG__WIRE_FN char *epg__row_at(const epg_wire_layout *w, char *lane, size_t inde
 }
 EPG__WIRE_FN char *epg__return_at(const epg_wire_layout *w, char *lane, size_t index)
 {
-    return lane + w->returns + index * w->row_bytes;
+    return lane + w->returns + index * w->return_bytes;
 }
 
 #endif

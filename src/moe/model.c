@@ -19,6 +19,9 @@ static epg_status bind_group(epg_model *model, epg_group *group)
     epg_group_options *limits = &model->limits;
     const epg_team *team = epg_group_team(group);
     EPG_TRY(epg_group_get_options(group, limits));
+    if (limits->row_type != EPG_FLOAT32 && limits->row_type != EPG_BFLOAT16)
+        return epg__fail(EPG_ERR_UNSUPPORTED, "a model's rows are float32 or bf16; the group's row_type is %d",
+                         (int)limits->row_type);
     EPG_TRY(compare("experts", limits->experts, model->shape.experts));
     EPG_TRY(compare("logical_experts", limits->logical_experts, model->shape.experts));
     EPG_TRY(compare("hidden", limits->hidden, model->shape.hidden));

@@ -31,7 +31,7 @@ static epg_group_options options_for(uint32_t ranks)
 /* Every token goes to the first expert of every rank, with weight 1. */
 static int rig_make(test_rank *self, rig *r, const epg_group_options *o)
 {
-    pair_case c = {o->experts, HIDDEN, o->topk, TOKENS, EPG_FLOAT32, 5};
+    pair_case c = {.experts = o->experts, .hidden = HIDDEN, .topk = o->topk, .max_tokens = TOKENS, .seed = 5};
     epg_dispatch_view view = EPG_DISPATCH_VIEW_INIT;
     r->options = *o;
     RANK_OK(epg_group_create(self->team, o, &r->group));
@@ -69,7 +69,7 @@ static int send(test_rank *self, rig *r, uint32_t lane)
 
 static int finish(test_rank *self, rig *r, uint32_t lane)
 {
-    pair_experts_args experts = {EPG_DISPATCH_VIEW_INIT, HIDDEN, EPG_FLOAT32, r->expert_out};
+    pair_experts_args experts = {EPG_DISPATCH_VIEW_INIT, {.hidden = HIDDEN}, r->expert_out};
     RANK_OK(epg_dispatch_recv(r->group, lane, &experts.view, self->stream));
     RANK_OK(epg_host_launch(self->device, self->stream, pair_experts_run, &experts, sizeof experts, "experts"));
     RANK_OK(epg_combine(r->group, lane, r->expert_out, r->in.out, self->stream));
@@ -354,7 +354,7 @@ typedef struct fill_ctx {
 static epg_status fill_experts(void *raw, uint32_t index, const epg_dispatch_view *view, epg_stream stream, const void **rows)
 {
     fill_ctx *ctx = raw;
-    pair_experts_args experts = {*view, HIDDEN, EPG_FLOAT32, ctx->r->expert_out};
+    pair_experts_args experts = {*view, {.hidden = HIDDEN}, ctx->r->expert_out};
     (void)index;
     *rows = ctx->r->expert_out;
     return epg_host_launch(ctx->self->device, stream, pair_experts_run, &experts, sizeof experts, "experts");
@@ -376,7 +376,7 @@ static int one_fills(test_rank *self)
     else if (send(self, &r, 1) || finish(self, &r, 1))
         return 1;
     RANK_OK(epg_stream_synchronize(self->device, self->stream));
-    pair_case c = {o.experts, HIDDEN, o.topk, TOKENS, EPG_FLOAT32, 5};
+    pair_case c = {.experts = o.experts, .hidden = HIDDEN, .topk = o.topk, .max_tokens = TOKENS, .seed = 5};
     RANK_CHECK(flags[0] == 0 && pair_error(&c, &r.in) < 1e-6, "served by the filling rank");
     if (self->rank == 0)
         RANK_OK(epg_group_fill(r.group, 1, 1, NULL, NULL, self->stream));
