@@ -150,6 +150,7 @@ $(BUILD)/bench/%: $(BUILD)/bench/%.o $(call objects,$(BENCH_SUPPORT_SOURCES)) $(
 $(BUILD)/tests/unit/test_workload: $(call objects,cli/workload.c cli/schedule.c cli/digest.c cli/options.c)
 $(BUILD)/tests/unit/test_conform_ask: $(call objects,cli/conform_ask.c cli/options.c)
 $(BUILD)/tests/unit/test_conform_ask: WRAP += -Wl,--wrap=epg_conform_run
+$(BUILD)/tests/unit/test_bench_routing: $(call objects,cli/bench_routing.c cli/bench_times.c)
 $(BUILD)/tests/unit/test_scope: | $(STANDINS)
 # The same names are declared differently in different stand-ins, and looked up by name alone.
 $(BUILD)/tests/standins/%.o: override CFLAGS += -Wno-missing-prototypes

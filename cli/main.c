@@ -7,8 +7,8 @@
 static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
-} commands[] = {{"run", cmd_run}, {"model", cmd_model}, {"info", cmd_info}, {"conform", cmd_conform},
-              {"simulate", cmd_simulate}};
+} commands[] = {{"run", cmd_run}, {"model", cmd_model}, {"info", cmd_info}, {"bench", cmd_bench},
+              {"conform", cmd_conform}, {"simulate", cmd_simulate}};
 
 static const char doc[] =
     "Expert-parallel dispatch and combine inside captured graphs, in mixed prefill and decode.\v"
@@ -16,6 +16,7 @@ static const char doc[] =
     "  run       serve requests through the MoE layers of a checkpoint, on virtual ranks\n"
     "  model     write a small random checkpoint\n"
     "  info      devices, settings, presets, and the memory that a group needs\n"
+    "  bench     what a dispatch and combine take on this device\n"
     "  conform   what a device answers to calls during a capture, against a driver's\n"
     "  simulate  random programs on a simulated device, every interleaving from a seed, every output checked\n"
     "\n"
@@ -60,7 +61,7 @@ int main(int argc, char **argv)
             argv[first] = name;
             return commands[i].run(argc - first, argv + first);
         }
-    fprintf(stderr, "epgraph: there is no command \"%s\"; there are run, model, info, conform and simulate\n",
+    fprintf(stderr, "epgraph: there is no command \"%s\"; there are run, model, info, bench, conform and simulate\n",
             argv[first]);
     return CLI_BAD_INPUT;
 }

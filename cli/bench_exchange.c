@@ -1,0 +1,223 @@
+/* One rank's group with inputs and outputs, and pairs on them whose experts hand back their input. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include "bench_int.h"
+
+#define TRY(call) do { epg_status try_status = (call); if (try_status) return try_status; } while (0)
+
+enum { FILL_BYTES = 8 << 20, SETS_BYTES = 128 << 20, VERIFIED = 16 };
+
+/* Values of either sign between 0.5 and 2: none is zero, none is large. */
+static void fill_random(void *rows, size_t bytes, epg_dtype type, uint64_t seed)
+{
+    if (type == EPG_FLOAT32)
+        for (size_t i = 0; i < bytes / 4; i++)
+            ((uint32_t *)rows)[i] = 0x3F000000u | ((uint32_t)bench_random(&seed) & 0x80FFFFFFu);
+    else
+        for (size_t i = 0; i < bytes / 2; i++)
+            ((uint16_t *)rows)[i] = (uint16_t)(0x3F00u | (bench_random(&seed) & 0x80FFu));
+}
+
+/* Device memory of random values; the same block again and again where it is large. */
+static epg_status make_rows(bench_exchange *x, size_t bytes, uint64_t seed, void **rows)
+{
+    epg_device *device = x->rank->device;
+    size_t block = bytes < FILL_BYTES ? bytes : FILL_BYTES;
+    void *values = malloc(block);
+    if (!values)
+        return bench_fail(x->rank, "no memory for inputs");
+    fill_random(values, block, x->what->row_type, seed);
+    epg_status status = epg_memory_alloc(device, EPG_MEMORY_DEVICE, bytes, rows);
+    for (size_t at = 0; at < bytes && status == EPG_OK; at += block)
+        status = epg_memcpy(device, (char *)*rows + at, values, bytes - at < block ? bytes - at : block);
+    free(values);
+    return status;
+}
+
+static epg_status copy_in(bench_exchange *x, const void *from, size_t bytes, void **to)
+{
+    TRY(epg_memory_alloc(x->rank->device, EPG_MEMORY_DEVICE, bytes, to));
+    return epg_memcpy(x->rank->device, *to, from, bytes);
+}
+
+static epg_status make_weights(bench_exchange *x, void **weights)
+{
+    size_t count = (size_t)x->what->tokens * x->what->topk;
+    float *values = malloc(count * sizeof *values);
+    if (!values)
+        return bench_fail(x->rank, "no memory for inputs");
+    for (size_t i = 0; i < count; i++)
+        values[i] = 1.0f / (float)x->what->topk;
+    epg_status status = copy_in(x, values, count * sizeof *values, weights);
+    free(values);
+    return status;
+}
+
+static epg_status make_set(bench_exchange *x, const bench_routing *routing, uint32_t set)
+{
+    const bench_case *what = x->what;
+    bench_buffers *b = &x->sets[set];
+    epg_dispatch_view view = EPG_DISPATCH_VIEW_INIT;
+    size_t choices = (size_t)what->tokens * what->topk, bytes = what->tokens * bench_row_bytes(what);
+    uint64_t seed = (uint64_t)x->rank->rank * BENCH_SETS_MAX + set + 1;
+    TRY(epg_group_view(x->group, 0, &view));
+    TRY(make_rows(x, bytes, seed << 32, &b->rows));
+    TRY(make_rows(x, bytes, seed << 33, &b->out));
+    TRY(copy_in(x, routing->ids + x->rank->rank * choices, choices * sizeof(int32_t), &b->ids));
+    TRY(make_weights(x, &b->weights));
+    if (view.row_index)
+        TRY(make_rows(x, view.row_capacity * bench_row_bytes(what), seed << 34, &b->expert_rows));
+    return EPG_OK;
+}
+
+static uint32_t choose_sets(const bench_case *what)
+{
+    uint64_t bytes = 2 * (uint64_t)what->ranks * what->tokens * bench_row_bytes(what);
+    uint64_t sets = SETS_BYTES / bytes + 1;
+    sets = sets < what->pairs ? sets : what->pairs;
+    return sets < BENCH_SETS_MAX ? (uint32_t)sets : BENCH_SETS_MAX;
+}
+
+void bench_group_options(const bench_case *what, const bench_routing *routing, epg_group_options *options)
+{
+    options->experts = what->experts;
+    options->hidden = what->hidden;
+    options->topk = what->topk;
+    options->max_tokens = what->tokens;
+    options->row_type = what->row_type;
+    options->layout = what->layout;
+    if (what->layout == EPG_LAYOUT_MASKED)
+        options->rows_per_expert = routing->expert_rows;
+    else
+        options->max_expert_rows = routing->rank_rows;
+}
+
+/* Expert output has a row for each of the experts' input, in place too. */
+epg_status bench_memory_of(const bench_case *what, const bench_routing *routing, bench_memory *memory)
+{
+    epg_group_options options = EPG_GROUP_OPTIONS_INIT;
+    epg_group_stats stats = EPG_GROUP_STATS_INIT;
+    bench_group_options(what, routing, &options);
+    epg_status status = epg_group_plan_bytes(&options, what->ranks, &stats);
+    uint64_t rows = routing->rank_rows;
+    if (what->layout == EPG_LAYOUT_MASKED)
+        rows = (uint64_t)routing->expert_rows * (what->experts / what->ranks);
+    *memory = (bench_memory){stats.region_bytes + stats.local_bytes, stats.expert_input_bytes, rows * bench_row_bytes(what)};
+    return status;
+}
+
+epg_status bench_exchange_create(bench_rank *rank, const bench_case *what, const bench_routing *routing,
+                                 bench_exchange *x)
+{
+    epg_group_options options = EPG_GROUP_OPTIONS_INIT;
+    *x = (bench_exchange){.rank = rank, .what = what};
+    bench_group_options(what, routing, &options);
+    TRY(epg_group_create(rank->team, &options, &x->group));
+    for (uint32_t wanted = choose_sets(what); x->set_count < wanted; x->set_count++)
+        TRY(make_set(x, routing, x->set_count));
+    return EPG_OK;
+}
+
+void bench_exchange_destroy(bench_exchange *x)
+{
+    epg_stream_synchronize(x->rank->device, x->rank->stream);
+    epg_group_destroy(x->group);
+    for (uint32_t set = 0; set < BENCH_SETS_MAX; set++) {
+        bench_buffers *b = &x->sets[set];
+        void *const memory[] = {b->rows, b->ids, b->weights, b->out, b->expert_rows};
+        for (size_t i = 0; i < sizeof(memory) / sizeof(memory[0]); i++)
+            epg_memory_free(x->rank->device, EPG_MEMORY_DEVICE, memory[i]);
+    }
+    *x = (bench_exchange){0};
+}
+
+static epg_status one_pair(bench_exchange *x, epg_mode mode, uint32_t tokens, epg_event between)
+{
+    const bench_buffers *b = &x->sets[x->turn++ % x->set_count];
+    epg_stream stream = x->rank->stream;
+    epg_dispatch_args args = EPG_DISPATCH_ARGS_INIT;
+    epg_dispatch_view view = EPG_DISPATCH_VIEW_INIT;
+    args.mode = mode;
+    args.bucket = tokens;
+    args.rows = b->rows;
+    args.topk_ids = b->ids;
+    args.topk_weights = b->weights;
+    TRY(epg_dispatch(x->group, &args, &view, stream));
+    if (between)
+        TRY(epg_event_record(x->rank->device, between, stream));
+    return epg_combine(x->group, 0, b->expert_rows ? b->expert_rows : view.rows, b->out, stream);
+}
+
+epg_status bench_exchange_pairs(bench_exchange *x, epg_mode mode, uint32_t tokens, uint32_t pairs, epg_event between)
+{
+    for (uint32_t i = 0; i < pairs; i++)
+        TRY(one_pair(x, mode, tokens, between));
+    return EPG_OK;
+}
+
+epg_status bench_exchange_capture(bench_exchange *x, epg_mode mode, uint32_t tokens, uint32_t pairs, epg_graph *graph)
+{
+    epg_device *device = x->rank->device;
+    TRY(epg_capture_begin(device, x->rank->stream, EPG_CAPTURE_THREAD_LOCAL));
+    epg_status status = bench_exchange_pairs(x, mode, tokens, pairs, NULL);
+    epg_status ended = epg_capture_end(device, x->rank->stream, graph);
+    if (status != EPG_OK && ended == EPG_OK)
+        epg_graph_destroy(device, *graph);
+    return status != EPG_OK ? status : ended;
+}
+
+static float value_at(const void *rows, epg_dtype type, size_t index)
+{
+    if (type == EPG_FLOAT32)
+        return ((const float *)rows)[index];
+    uint32_t bits = (uint32_t)((const uint16_t *)rows)[index] << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* Weights sum to 1 and experts return their input, so each token gets its row back, but for the rounding of as many
+ * partial sums as it has destinations. */
+static epg_status compare(const bench_exchange *x, const void *sent, const void *got, size_t elements)
+{
+    epg_dtype type = x->what->row_type;
+    double limit = type == EPG_FLOAT32 ? 1e-5 : 0.02;
+    for (size_t i = 0; i < elements; i++) {
+        double want = value_at(sent, type, i), have = value_at(got, type, i);
+        if (!(fabs(have - want) <= limit * fabs(want)))
+            return bench_fail(x->rank, "token %zu, element %zu came back as %g, not as %g", i / x->what->hidden,
+                              i % x->what->hidden, have, want);
+    }
+    return EPG_OK;
+}
+
+static epg_status verify_rows(bench_exchange *x)
+{
+    const bench_buffers *b = &x->sets[0];
+    size_t tokens = x->what->tokens < VERIFIED ? x->what->tokens : VERIFIED, bytes = tokens * bench_row_bytes(x->what);
+    void *sent = malloc(bytes), *got = malloc(bytes);
+    epg_status status = sent && got ? EPG_OK : bench_fail(x->rank, "no memory for %zu rows to compare", tokens);
+    if (status == EPG_OK)
+        status = epg_memcpy(x->rank->device, sent, b->rows, bytes);
+    if (status == EPG_OK)
+        status = epg_memcpy(x->rank->device, got, b->out, bytes);
+    if (status == EPG_OK)
+        status = compare(x, sent, got, tokens * x->what->hidden);
+    free(sent);
+    free(got);
+    return status;
+}
+
+epg_status bench_exchange_verify(bench_exchange *x)
+{
+    epg_group_stats stats = EPG_GROUP_STATS_INIT;
+    TRY(epg_stream_synchronize(x->rank->device, x->rank->stream));
+    TRY(epg_group_check(x->group, NULL));
+    TRY(epg_group_get_stats(x->group, &stats));
+    if (stats.dropped_rows || stats.dropped_tokens || stats.flagged || stats.bad_ids)
+        return bench_fail(x->rank, "%llu rows were dropped, %llu tokens flagged, %llu ids bad",
+                          (unsigned long long)stats.dropped_rows, (unsigned long long)stats.flagged,
+                          (unsigned long long)stats.bad_ids);
+    return x->what->layout == EPG_LAYOUT_IN_PLACE ? EPG_OK : verify_rows(x);
+}

@@ -1,0 +1,238 @@
+/* What the files of `epgraph bench` share.
+ *
+ *   bench_options.c    the options, and the cases that they name
+ *   bench_routing.c    who sends how much to whom, and the bytes that a pair must move; pure
+ *   bench_times.c      medians over rounds; pure
+ *   bench_team.c       a thread per rank; rounds between two events
+ *   bench_exchange.c   one rank's group with inputs, outputs, and the pairs on them
+ *   bench_pair.c ...   one file per subcommand
+ *   bench_report.c     the table and the JSON; bench_plot.c: the picture */
+#ifndef CLI_BENCH_INT_H
+#define CLI_BENCH_INT_H
+
+#include <stdio.h>
+#include "cli.h"
+#include "progress.h"
+
+/* ---- options ---- */
+
+enum { BENCH_LIST_MAX = 32, BENCH_ROUNDS_MAX = 10000 };
+
+typedef struct bench_list {
+    uint32_t values[BENCH_LIST_MAX];
+    uint32_t count;
+} bench_list;
+
+typedef struct bench_options {
+    const char *name;           /* "epgraph bench pair" */
+    epg_device_options device;
+    bench_list ranks, tokens, hidden;
+    bench_list row_types, layouts, modes;       /* epg_dtype, epg_layout, epg_mode */
+    uint32_t experts, topk;     /* experts 0: 32 for each rank */
+    uint32_t rounds, replays, pairs;            /* 0: chosen per case */
+    uint64_t seed;
+    const char *json, *plot;    /* NULL: not wanted */
+} bench_options;
+
+/* One line of the table: what runs. */
+typedef struct bench_case {
+    uint32_t ranks, tokens, hidden, experts, topk;
+    epg_dtype row_type;
+    epg_layout layout;
+    epg_mode mode;
+    uint32_t rounds, replays, pairs; /* rounds are timed; each has so many replays of a graph of so many pairs */
+} bench_case;
+
+/* Exits with CLI_BAD_INPUT, the option and its value named, where the options cannot be used. */
+void bench_options_parse(int argc, char **argv, const char *about, bench_options *options);
+
+/* Calls `each` for every combination of the lists, until one fails. */
+uint32_t bench_case_count(const bench_options *options);
+int bench_for_cases(const bench_options *options, int (*each)(void *ctx, const bench_case *what), void *ctx);
+
+const char *bench_row_type_name(epg_dtype type);
+const char *bench_layout_name(epg_layout layout);
+const char *bench_mode_name(epg_mode mode);
+
+/* ---- routing ---- */
+
+typedef struct bench_routing {
+    int32_t *ids;               /* [ranks][tokens][topk], distinct for each token */
+    uint64_t copies;            /* (token, destination rank) pairs over all ranks: rows that travel */
+    uint64_t routes;            /* (token, expert) pairs over all ranks */
+    uint32_t rank_rows;         /* most rows that the experts of one rank get */
+    uint32_t expert_rows;       /* most rows that one expert gets */
+} bench_routing;
+
+/* Uniform random, by the seed alone. -1: no memory. */
+int bench_routing_make(const bench_case *what, uint64_t seed, bench_routing *routing);
+void bench_routing_free(bench_routing *routing);
+
+uint64_t bench_random(uint64_t *state);
+
+/* Bytes of rows that dispatch and combine of all ranks must read and write (docs/benchmarks.md). */
+typedef struct bench_bytes {
+    uint64_t dispatch, combine;
+} bench_bytes;
+bench_bytes bench_bytes_of(const bench_case *what, const bench_routing *routing);
+
+/* Bytes of one row as it travels, and as experts return it. */
+size_t bench_row_bytes(const bench_case *what);
+
+/* ---- ranks ---- */
+
+typedef struct bench_team bench_team;
+
+/* One rank's thread. */
+typedef struct bench_rank {
+    bench_team *all;
+    epg_device *device;
+    epg_team *team;
+    uint32_t rank;
+    epg_stream stream;
+    epg_event marks[2];
+    char problem[256];          /* what bench_fail was told; "": epg_message() has it */
+} bench_rank;
+
+/* For what is wrong and no call's failure: notes the sentence and returns a status for `body` to return. */
+epg_status bench_fail(bench_rank *rank, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Runs `body` on a thread for each of `ranks` ranks. The first failure aborts the others and is printed after `name`.
+ * CLI_OK or CLI_FAILED. */
+int bench_on_ranks(const char *name, epg_device *device, uint32_t ranks,
+                   epg_status (*body)(void *ctx, bench_rank *rank), void *ctx);
+
+/* Times of one kind of work: [ranks][rounds], in us. */
+typedef struct bench_series {
+    double *us;
+    uint32_t ranks, rounds;
+} bench_series;
+
+int bench_series_make(bench_series *series, uint32_t ranks, uint32_t rounds);
+void bench_series_free(bench_series *series);
+
+/* Where half of the rounds lie, between the 10th and the 90th percentile; NAN where nothing was measured. */
+typedef struct bench_times {
+    double p10, p50, p90;
+} bench_times;
+#define BENCH_NO_TIMES ((bench_times){NAN, NAN, NAN})
+
+/* Of the slowest rank in each round. */
+bench_times bench_series_times(const bench_series *series);
+bench_times bench_times_of(double *us, uint32_t count); /* sorts them */
+
+/* Runs `work` once to warm up, then `rounds` times, all ranks starting together; what it enqueued is waited for and
+ * timed on the stream. Each time is divided by `parts`. */
+typedef epg_status (*bench_work)(void *ctx, bench_rank *rank);
+epg_status bench_rounds(bench_rank *rank, bench_work work, void *ctx, double parts, bench_series *series);
+
+/* ---- the exchange ---- */
+
+/* Bytes that one rank needs: for the protocol (symmetric and local), and apart from it the experts' rows. */
+typedef struct bench_memory {
+    uint64_t protocol, expert_input, expert_output;
+} bench_memory;
+epg_status bench_memory_of(const bench_case *what, const bench_routing *routing, bench_memory *memory);
+
+/* Fills in a group's options; it holds exactly the rows that the routing brings. */
+void bench_group_options(const bench_case *what, const bench_routing *routing, epg_group_options *options);
+
+enum { BENCH_SETS_MAX = 8 };
+
+typedef struct bench_buffers {
+    void *rows, *ids, *weights, *out;
+    void *expert_rows;          /* in place: what the experts would have written; NULL else */
+} bench_buffers;
+
+typedef struct bench_exchange {
+    bench_rank *rank;
+    const bench_case *what;
+    epg_group *group;
+    bench_buffers sets[BENCH_SETS_MAX];
+    uint32_t set_count, turn;   /* pairs take the sets in turn */
+} bench_exchange;
+
+/* Random rows and weights of 1 / topk; as many sets of inputs and outputs as keep them from lying in a cache, where a
+ * graph has several pairs. */
+epg_status bench_exchange_create(bench_rank *rank, const bench_case *what, const bench_routing *routing,
+                                 bench_exchange *exchange);
+void bench_exchange_destroy(bench_exchange *exchange);
+
+/* Enqueues pairs whose experts hand back their input. `marks`, where not NULL, is recorded between dispatch and
+ * combine. */
+epg_status bench_exchange_pairs(bench_exchange *exchange, epg_mode mode, uint32_t tokens, uint32_t pairs,
+                                epg_event between);
+
+/* The same, captured. */
+epg_status bench_exchange_capture(bench_exchange *exchange, epg_mode mode, uint32_t tokens, uint32_t pairs,
+                                  epg_graph *graph);
+
+/* Nothing failed, nothing was dropped, and what came back is what was sent (where the experts had it: not in place). */
+epg_status bench_exchange_verify(bench_exchange *exchange);
+
+/* ---- what comes out ---- */
+
+typedef enum bench_kind {
+    BENCH_TEXT,     /* a constant text */
+    BENCH_COUNT,
+    BENCH_REAL,
+    BENCH_TIMES,    /* us, with spread */
+    BENCH_BYTES
+} bench_kind;
+
+enum { BENCH_COLUMNS_MAX = 64 };
+enum { BENCH_MAIN = 1, BENCH_MEMORY = 2, BENCH_LABEL = 4 }; /* in which table; a label tells lines of a plot apart */
+
+typedef struct bench_column {
+    const char *key;            /* in the JSON */
+    const char *heading;
+    bench_kind kind;
+    int where;
+} bench_column;
+
+typedef struct bench_value {
+    const char *text;
+    double number;              /* NAN: none */
+    bench_times times;
+} bench_value;
+
+typedef struct bench_table {
+    const char *bench;          /* "pair" */
+    const char *title;
+    const bench_column *columns;
+    uint32_t column_count;
+    const char *x, *y, *floor;  /* keys of a plot's axes, and of the floor drawn below y; floor may be NULL */
+    bench_value *values;        /* [rows][column_count] */
+    uint32_t rows, room;
+} bench_table;
+
+/* A new row, zeroed; NULL if there is no memory. */
+bench_value *bench_table_row(bench_table *table);
+void bench_table_free(bench_table *table);
+
+typedef struct bench_plot bench_plot;
+
+/* One run of the command, whichever subcommand. */
+typedef struct bench_run {
+    const bench_options *options;
+    epg_device *device;
+    epg_device_info info;
+    double copy_rate;           /* bytes per second, read and written */
+    FILE *json;
+    bench_plot *plot;
+    progress bar;
+    bench_table table;
+} bench_run;
+
+int bench_report(bench_run *run); /* prints and writes all that is wanted; an exit code */
+
+/* Starts gnuplot now, so that it is missed before anything is measured. NULL, with a sentence in `message`, where it
+ * cannot be started or `path` not be written. */
+bench_plot *bench_plot_open(const char *path, char *message, size_t bytes);
+int bench_plot_draw(bench_plot *plot, const bench_table *table, const char *device); /* 0, or -1 if gnuplot failed */
+void bench_plot_close(bench_plot *plot); /* NULL does nothing */
+
+/* ---- the subcommands: fill the table; an exit code ---- */
+int bench_pair(bench_run *run);
+
+#endif

@@ -1,0 +1,249 @@
+/* The options of `epgraph bench`, and the cases that they name. */
+#include <string.h>
+#include "bench_int.h"
+
+enum {
+    KEY_DEVICE = 256, KEY_TOKENS, KEY_HIDDEN, KEY_EXPERTS, KEY_TOPK, KEY_ROWS, KEY_LAYOUT, KEY_MODE, KEY_ROUNDS, KEY_REPLAYS,
+    KEY_PAIRS, KEY_SEED, KEY_JSON, KEY_PLOT
+};
+
+typedef struct name {
+    const char *text;
+    uint32_t value;
+} name;
+
+static const name row_types[] = {{"f32", EPG_FLOAT32}, {"bf16", EPG_BFLOAT16}, {NULL, 0}};
+static const name layouts[] = {
+    {"in-place", EPG_LAYOUT_IN_PLACE}, {"contiguous", EPG_LAYOUT_CONTIGUOUS}, {"masked", EPG_LAYOUT_MASKED}, {NULL, 0}};
+static const name modes[] = {{"ll", EPG_MODE_LL}, {"ht", EPG_MODE_HT}, {NULL, 0}};
+
+static const struct argp_option exchange_table[] = {
+    {NULL, 0, NULL, 0, "What is exchanged (a list A,B,... makes a line for each):", 1},
+    {"ranks", 'r', "LIST", 0, "virtual ranks", 1},
+    {"tokens", KEY_TOKENS, "LIST", 0, "tokens that each rank sends", 1},
+    {"hidden", KEY_HIDDEN, "LIST", 0, "elements of a row, a multiple of 8", 1},
+    {"row-type", KEY_ROWS, "LIST", 0, "f32, bf16 (bf16)", 1},
+    {"layout", KEY_LAYOUT, "LIST", 0, "in-place, contiguous, masked (all)", 1},
+    {"mode", KEY_MODE, "LIST", 0, "ll, ht (both)", 1},
+    {"experts", KEY_EXPERTS, "N", 0, "over all ranks; a multiple of the ranks", 1},
+    {"topk", KEY_TOPK, "N", 0, "experts of a token", 1},
+    {"pairs", KEY_PAIRS, "N", 0, "pairs in a graph (by the number of tokens and ranks)", 1},
+    {NULL, 0, NULL, 0, NULL, 0}};
+
+static const struct argp_option common_table[] = {
+    {NULL, 0, NULL, 0, "How it is measured:", 2},
+    {"device", KEY_DEVICE, "NAME", 0, "host, or cuda (cuda:N for the Nth GPU, from 0) (host)", 2},
+    {"rounds", KEY_ROUNDS, "N", 0, "times that are taken", 2},
+    {"replays", KEY_REPLAYS, "N", 0, "replays in each (by the number of tokens and ranks)", 2},
+    {"seed", KEY_SEED, "N", 0, "of the routing (1)", 2},
+    {NULL, 0, NULL, 0, "What comes out:", 3},
+    {"json", KEY_JSON, "FILE", 0, "write the figures as JSON", 3},
+    {"plot", KEY_PLOT, "FILE.svg", 0, "draw them; needs gnuplot", 3},
+    {NULL, 0, NULL, 0, NULL, 0}};
+
+/* ---- lists ---- */
+
+static void append(struct argp_state *state, const char *option, bench_list *list, uint32_t value)
+{
+    if (list->count == BENCH_LIST_MAX)
+        argp_error(state, "--%s: more than %d items", option, BENCH_LIST_MAX);
+    list->values[list->count++] = value;
+}
+
+/* Cuts the next item off `rest`, a copy of the option's text. */
+static const char *next_item(struct argp_state *state, const char *option, const char *text, char *copy, size_t bytes,
+                             char **rest)
+{
+    if (!*rest) {
+        if (strlen(text) >= bytes)
+            argp_error(state, "--%s: the list is longer than %zu characters", option, bytes - 1);
+        *rest = strcpy(copy, text);
+    }
+    return strsep(rest, ",");
+}
+
+static void parse_numbers(struct argp_state *state, const char *option, const char *text, uint64_t least, uint64_t most,
+                          bench_list *list)
+{
+    char copy[1024], *rest = NULL;
+    list->count = 0;
+    do {
+        const char *item = next_item(state, option, text, copy, sizeof(copy), &rest);
+        append(state, option, list, (uint32_t)cli_option_number(state, option, item, least, most));
+    } while (rest);
+}
+
+static void parse_names(struct argp_state *state, const char *option, const char *text, const name *names, bench_list *list)
+{
+    char copy[1024], *rest = NULL;
+    list->count = 0;
+    do {
+        const char *item = next_item(state, option, text, copy, sizeof(copy), &rest);
+        const name *found = names;
+        while (found->text && strcmp(found->text, item))
+            found++;
+        if (!found->text)
+            argp_error(state, "--%s: there is no \"%s\"", option, item);
+        append(state, option, list, found->value);
+    } while (rest);
+}
+
+static const char *name_of(const name *names, uint32_t value)
+{
+    while (names->text && names->value != value)
+        names++;
+    return names->text ? names->text : "?";
+}
+
+const char *bench_row_type_name(epg_dtype type) { return name_of(row_types, (uint32_t)type); }
+const char *bench_layout_name(epg_layout layout) { return name_of(layouts, (uint32_t)layout); }
+const char *bench_mode_name(epg_mode mode) { return name_of(modes, (uint32_t)mode); }
+
+/* ---- options ---- */
+
+static uint32_t number(struct argp_state *state, const char *option, const char *text, uint64_t least, uint64_t most)
+{
+    return (uint32_t)cli_option_number(state, option, text, least, most);
+}
+
+static error_t parse_exchange(int key, char *text, struct argp_state *state)
+{
+    bench_options *o = state->input;
+    switch (key) {
+    case 'r': parse_numbers(state, "ranks", text, 1, EPG_TEAM_MAX_RANKS, &o->ranks); return 0;
+    case KEY_TOKENS: parse_numbers(state, "tokens", text, 1, 1u << 20, &o->tokens); return 0;
+    case KEY_HIDDEN: parse_numbers(state, "hidden", text, 8, 1u << 20, &o->hidden); return 0;
+    case KEY_ROWS: parse_names(state, "row-type", text, row_types, &o->row_types); return 0;
+    case KEY_LAYOUT: parse_names(state, "layout", text, layouts, &o->layouts); return 0;
+    case KEY_MODE: parse_names(state, "mode", text, modes, &o->modes); return 0;
+    case KEY_EXPERTS: o->experts = number(state, "experts", text, 1, 1u << 16); return 0;
+    case KEY_TOPK: o->topk = number(state, "topk", text, 1, EPG_TOPK_MAX); return 0;
+    case KEY_PAIRS: o->pairs = number(state, "pairs", text, 1, 10000); return 0;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static error_t parse_common(int key, char *text, struct argp_state *state)
+{
+    bench_options *o = state->input;
+    switch (key) {
+    case KEY_DEVICE: cli_option_device(state, text, &o->device); return 0;
+    case KEY_ROUNDS: o->rounds = number(state, "rounds", text, 1, BENCH_ROUNDS_MAX); return 0;
+    case KEY_REPLAYS: o->replays = number(state, "replays", text, 1, 100000); return 0;
+    case KEY_SEED: o->seed = cli_option_number(state, "seed", text, 0, UINT64_MAX); return 0;
+    case KEY_JSON: o->json = text; return 0;
+    case KEY_PLOT: o->plot = text; return 0;
+    case ARGP_KEY_ARG: argp_error(state, "\"%s\" is one word too many", text); return 0;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+/* What was not given: small on the host, what decode looks like on a GPU. */
+static void set_defaults(bench_options *o)
+{
+    static const bench_list few = {{1, 8}, 2}, many = {{1, 8, 32, 128}, 4}, bf16 = {{EPG_BFLOAT16}, 1},
+                            all_layouts = {{EPG_LAYOUT_IN_PLACE, EPG_LAYOUT_CONTIGUOUS, EPG_LAYOUT_MASKED}, 3},
+                            both_modes = {{EPG_MODE_LL, EPG_MODE_HT}, 2};
+    int host = o->device.kind == EPG_DEVICE_HOST;
+    if (!o->ranks.count)
+        o->ranks = (bench_list){{host ? 2 : 1}, 1};
+    if (!o->tokens.count)
+        o->tokens = host ? few : many;
+    if (!o->hidden.count)
+        o->hidden = (bench_list){{host ? 256 : 7168}, 1};
+    if (!o->row_types.count)
+        o->row_types = bf16;
+    if (!o->layouts.count)
+        o->layouts = all_layouts;
+    if (!o->modes.count)
+        o->modes = both_modes;
+    if (!o->topk)
+        o->topk = 8;
+}
+
+/* What only the options together can break. */
+static void check_together(struct argp_state *state, const bench_options *o)
+{
+    for (uint32_t i = 0; i < o->hidden.count; i++)
+        if (o->hidden.values[i] % 8)
+            argp_error(state, "--hidden: %u is not a multiple of 8", o->hidden.values[i]);
+    for (uint32_t i = 0; i < o->ranks.count; i++) {
+        uint32_t ranks = o->ranks.values[i], experts = o->experts ? o->experts : 32 * ranks;
+        if (experts % ranks)
+            argp_error(state, "--ranks: %u does not divide the %u experts", ranks, experts);
+        if (o->topk > experts)
+            argp_error(state, "--topk %u is above the %u experts", o->topk, experts);
+    }
+    size_t length = o->plot ? strlen(o->plot) : 0;
+    if (o->plot && (length < 5 || strcmp(o->plot + length - 4, ".svg")))
+        argp_error(state, "--plot %s: the name must end in .svg", o->plot);
+}
+
+static error_t parse(int key, char *text, struct argp_state *state)
+{
+    bench_options *o = state->input;
+    (void)text;
+    if (key == ARGP_KEY_INIT) {
+        state->child_inputs[0] = state->input;
+        state->child_inputs[1] = state->input;
+        return 0;
+    }
+    if (key != ARGP_KEY_END)
+        return ARGP_ERR_UNKNOWN;
+    set_defaults(o);
+    check_together(state, o);
+    return 0;
+}
+
+void bench_options_parse(int argc, char **argv, const char *about, bench_options *options)
+{
+    static const struct argp exchange = {exchange_table, parse_exchange, NULL, NULL, NULL, NULL, NULL},
+                             common = {common_table, parse_common, NULL, NULL, NULL, NULL, NULL};
+    static const struct argp_child children[] = {{&exchange, 0, NULL, 0}, {&common, 0, NULL, 0}, {NULL, 0, NULL, 0}};
+    const struct argp argp = {NULL, parse, NULL, about, children, NULL, NULL};
+    *options = (bench_options){.name = argv[0], .device = EPG_DEVICE_OPTIONS_INIT, .seed = 1};
+    argp_parse(&argp, argc, argv, 0, NULL, options);
+}
+
+/* ---- cases ---- */
+
+uint32_t bench_case_count(const bench_options *o)
+{
+    return o->ranks.count * o->hidden.count * o->row_types.count * o->layouts.count * o->modes.count * o->tokens.count;
+}
+
+/* So that a round takes some milliseconds at least, and no longer than it must where ranks are many or rows are. */
+static void choose_counts(const bench_options *o, bench_case *what)
+{
+    int host = o->device.kind == EPG_DEVICE_HOST, large = what->tokens > 256, alone = what->ranks == 1;
+    uint32_t pairs = alone && !large ? 1 : host || large ? 2 : 10, replays = large || host ? 2 : alone ? 50 : 4;
+    what->pairs = o->pairs ? o->pairs : pairs;
+    what->replays = o->replays ? o->replays : replays;
+    what->rounds = o->rounds ? o->rounds : alone && !host ? 51 : 11;
+}
+
+/* Case `index`, in which tokens change fastest and ranks most slowly. */
+static bench_case case_at(const bench_options *o, uint32_t index)
+{
+    const bench_list *const lists[] = {&o->tokens, &o->modes, &o->layouts, &o->row_types, &o->hidden, &o->ranks};
+    uint32_t picked[6];
+    for (int i = 0; i < 6; i++) {
+        picked[i] = lists[i]->values[index % lists[i]->count];
+        index /= lists[i]->count;
+    }
+    bench_case what = {.tokens = picked[0], .mode = (epg_mode)picked[1], .layout = (epg_layout)picked[2],
+                       .row_type = (epg_dtype)picked[3], .hidden = picked[4], .ranks = picked[5], .topk = o->topk};
+    what.experts = o->experts ? o->experts : 32 * what.ranks;
+    choose_counts(o, &what);
+    return what;
+}
+
+int bench_for_cases(const bench_options *o, int (*each)(void *ctx, const bench_case *what), void *ctx)
+{
+    int code = CLI_OK;
+    for (uint32_t i = 0; i < bench_case_count(o) && code == CLI_OK; i++) {
+        bench_case what = case_at(o, i);
+        code = each(ctx, &what);
+    }
+    return code;
+}

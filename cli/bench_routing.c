@@ -1,0 +1,98 @@
+/* Who sends how much to whom in a benchmark, and the bytes of rows that must be moved for it. */
+#include <stdlib.h>
+#include <string.h>
+#include "bench_int.h"
+
+uint64_t bench_random(uint64_t *state)
+{
+    uint64_t z = (*state += 0x9E3779B97F4A7C15ull);
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    return z ^ (z >> 31);
+}
+
+/* Draws until the expert is one that the token has not. */
+static int32_t draw(const int32_t *before, uint32_t count, uint32_t experts, uint64_t *state)
+{
+    for (;;) {
+        int32_t id = (int32_t)(bench_random(state) % experts);
+        uint32_t k = 0;
+        while (k < count && before[k] != id)
+            k++;
+        if (k == count)
+            return id;
+    }
+}
+
+static void count_token(const bench_case *what, const int32_t *ids, uint32_t *per_expert, bench_routing *routing)
+{
+    uint32_t local = what->experts / what->ranks;
+    for (uint32_t k = 0; k < what->topk; k++) {
+        uint32_t known = 0, owner = (uint32_t)ids[k] / local;
+        for (uint32_t before = 0; before < k; before++)
+            known |= (uint32_t)ids[before] / local == owner;
+        routing->copies += !known;
+        per_expert[ids[k]]++;
+    }
+    routing->routes += what->topk;
+}
+
+static void find_most(const bench_case *what, const uint32_t *per_expert, bench_routing *routing)
+{
+    uint32_t local = what->experts / what->ranks;
+    for (uint32_t rank = 0; rank < what->ranks; rank++) {
+        uint32_t rows = 0;
+        for (uint32_t e = rank * local; e < (rank + 1) * local; e++) {
+            rows += per_expert[e];
+            if (per_expert[e] > routing->expert_rows)
+                routing->expert_rows = per_expert[e];
+        }
+        if (rows > routing->rank_rows)
+            routing->rank_rows = rows;
+    }
+}
+
+int bench_routing_make(const bench_case *what, uint64_t seed, bench_routing *routing)
+{
+    uint64_t state = seed * 77 + what->tokens, tokens = (uint64_t)what->ranks * what->tokens;
+    uint32_t *per_expert = calloc(what->experts, sizeof *per_expert);
+    *routing = (bench_routing){.ids = calloc(tokens * what->topk, sizeof *routing->ids)};
+    if (!per_expert || !routing->ids) {
+        free(per_expert);
+        bench_routing_free(routing);
+        return -1;
+    }
+    for (uint64_t t = 0; t < tokens; t++) {
+        int32_t *ids = routing->ids + t * what->topk;
+        for (uint32_t k = 0; k < what->topk; k++)
+            ids[k] = draw(ids, k, what->experts, &state);
+        count_token(what, ids, per_expert, routing);
+    }
+    find_most(what, per_expert, routing);
+    free(per_expert);
+    return 0;
+}
+
+void bench_routing_free(bench_routing *routing)
+{
+    free(routing->ids);
+    *routing = (bench_routing){0};
+}
+
+size_t bench_row_bytes(const bench_case *what) { return (size_t)what->hidden * (what->row_type == EPG_FLOAT32 ? 4 : 2); }
+
+/* Between ranks a row is written once for each destination, there copied for each expert (but in place), and the
+ * partial sums take the same way back. On one rank nothing travels: rows go straight to their experts, and in place
+ * into the slots. */
+bench_bytes bench_bytes_of(const bench_case *what, const bench_routing *routing)
+{
+    uint64_t tokens = (uint64_t)what->ranks * what->tokens, copies = routing->copies, routes = routing->routes;
+    int in_place = what->layout == EPG_LAYOUT_IN_PLACE;
+    uint64_t dispatch = tokens + copies + (in_place ? 0 : copies + routes);
+    uint64_t combine = routes + copies + copies + tokens;
+    if (what->ranks == 1) {
+        dispatch = tokens + (in_place ? copies : routes);
+        combine = routes + tokens;
+    }
+    return (bench_bytes){dispatch * bench_row_bytes(what), combine * bench_row_bytes(what)};
+}

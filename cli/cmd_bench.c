@@ -1,0 +1,118 @@
+/* `epgraph bench`: picks what is measured, opens what it needs, reports. What can be wrong with the input is found
+ * before anything is measured. */
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include "bench_int.h"
+
+static const struct {
+    const char *name;
+    int (*run)(bench_run *run);
+    const char *about;
+} benches[] = {
+    {"pair", bench_pair,
+     "What a dispatch and its combine take: replayed from a graph, and eagerly. Experts hand back their input."},
+};
+enum { BENCHES = sizeof(benches) / sizeof(benches[0]) };
+
+static const char doc[] =
+    "Measures on this device, with random rows: medians with the 10th and 90th percentile, beside the least time in "
+    "which the bytes can be moved.\v"
+    "What is measured:\n"
+    "  pair      a dispatch and its combine, by mode, tokens, ranks, hidden size, row type and layout\n"
+    "\n"
+    "`epgraph bench WHAT --help' lists the options.";
+
+/* Everything after the first word that is no option belongs to what it names. */
+static error_t parse(int key, char *argument, struct argp_state *state)
+{
+    int *first = state->input;
+    (void)argument;
+    if (key == ARGP_KEY_ARG) {
+        *first = state->next - 1;
+        state->next = state->argc;
+        return 0;
+    }
+    if (key == ARGP_KEY_NO_ARGS)
+        argp_error(state, "it is not said what is measured: pair");
+    return ARGP_ERR_UNKNOWN;
+}
+
+static int bad(const bench_run *run, const char *option, const char *value, const char *why)
+{
+    fprintf(stderr, "%s: --%s %s: %s\n", run->options->name, option, value, why);
+    return CLI_BAD_INPUT;
+}
+
+static int open_files(bench_run *run)
+{
+    const bench_options *options = run->options;
+    char message[256];
+    if (options->json && !(run->json = fopen(options->json, "w")))
+        return bad(run, "json", options->json, strerror(errno));
+    if (options->plot && !(run->plot = bench_plot_open(options->plot, message, sizeof(message))))
+        return bad(run, "plot", options->plot, message);
+    return CLI_OK;
+}
+
+static int open_device(bench_run *run)
+{
+    int host = run->options->device.kind == EPG_DEVICE_HOST;
+    size_t bytes = host ? (size_t)64 << 20 : (size_t)1 << 30; /* more than caches hold */
+    run->info = (epg_device_info)EPG_DEVICE_INFO_INIT;
+    if (epg_device_create(&run->options->device, &run->device) != EPG_OK)
+        return bad(run, "device", host ? "host" : "cuda", epg_message());
+    if (epg_device_describe(run->device, &run->info) == EPG_OK &&
+        epg_device_copy_rate(run->device, bytes, &run->copy_rate) == EPG_OK)
+        return CLI_OK;
+    fprintf(stderr, "%s: %s\n", run->options->name, epg_message());
+    return CLI_FAILED;
+}
+
+/* No empty file is left where a run ended before its figures; devices and pipes are left alone. */
+static void close_json(bench_run *run)
+{
+    struct stat info;
+    if (!run->json)
+        return;
+    int empty = !fstat(fileno(run->json), &info) && S_ISREG(info.st_mode) && info.st_size == 0;
+    fclose(run->json);
+    if (empty)
+        remove(run->options->json);
+}
+
+static int run_bench(bench_run *run, int (*measure)(bench_run *run))
+{
+    int code = open_files(run);
+    if (code == CLI_OK)
+        code = open_device(run);
+    if (code == CLI_OK)
+        code = measure(run);
+    progress_finish(&run->bar);
+    if (code == CLI_OK)
+        code = bench_report(run);
+    bench_plot_close(run->plot);
+    close_json(run);
+    bench_table_free(&run->table);
+    epg_device_destroy(run->device);
+    return code;
+}
+
+int cmd_bench(int argc, char **argv)
+{
+    static const struct argp argp = {NULL, parse, "WHAT [OPTION...]", doc, NULL, NULL, NULL};
+    int first = 0;
+    argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &first);
+    for (int i = 0; i < BENCHES; i++)
+        if (!strcmp(argv[first], benches[i].name)) {
+            char name[64];
+            bench_options options;
+            bench_run run = {.options = &options};
+            snprintf(name, sizeof(name), "%s %s", argv[0], benches[i].name);
+            argv[first] = name;
+            bench_options_parse(argc - first, argv + first, benches[i].about, &options);
+            return run_bench(&run, benches[i].run);
+        }
+    fprintf(stderr, "%s: there is no benchmark \"%s\"; there is pair\n", argv[0], argv[first]);
+    return CLI_BAD_INPUT;
+}

@@ -1,0 +1,174 @@
+/* `epgraph bench`: tables, JSON whose figures are consistent, pictures, and what it says of bad options. No figure is
+ * compared with a time: that depends on the machine. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <jansson.h>
+#include <cmocka.h>
+#include "support/command.h"
+
+static json_t *run_json(void **state, const char *arguments)
+{
+    char command[1024], text[512];
+    json_error_t error;
+    snprintf(command, sizeof(command), "bench %s --rounds 3 --replays 2 --json @/out.json", arguments);
+    expect(state, command, 0, "a copying kernel reads and writes");
+    json_t *root = json_load_file(path(state, "out.json", text, sizeof(text)), 0, &error);
+    if (!root)
+        fail_msg("%s: %s", text, error.text);
+    assert_true(json_number_value(json_object_get(root, "copy_bytes_per_second")) > 0);
+    assert_int_equal(strncmp(json_string_value(json_object_get(root, "device")), "host: ", 6), 0);
+    return root;
+}
+
+static double number(json_t *row, const char *key)
+{
+    json_t *value = json_object_get(row, key);
+    if (!json_is_number(value))
+        fail_msg("%s is no number", key);
+    return json_number_value(value);
+}
+
+static const char *text(json_t *row, const char *key)
+{
+    const char *value = json_string_value(json_object_get(row, key));
+    if (!value)
+        fail_msg("%s is no text", key);
+    return value;
+}
+
+static void expect_times(json_t *row, const char *key)
+{
+    json_t *times = json_object_get(row, key);
+    double low = number(times, "p10"), median = number(times, "p50"), high = number(times, "p90");
+    if (!(low > 0 && low <= median && median <= high))
+        fail_msg("%s: %g, %g, %g", key, low, median, high);
+}
+
+/* Rows of 2 x hidden bytes that one pair of all ranks reads and writes, where a token has `copies` destinations. */
+static void expect_pair_row(json_t *row)
+{
+    static const char *const times[] = {"replay_us", "eager_us", "dispatch_us", "combine_us"};
+    for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++)
+        expect_times(row, times[i]);
+    double bytes = number(row, "dispatch_bytes") + number(row, "combine_bytes");
+    double row_bytes = number(row, "hidden") * (strcmp(text(row, "row_type"), "f32") ? 2 : 4);
+    double tokens = number(row, "tokens") * number(row, "ranks"), topk = number(row, "topk");
+    assert_true(bytes >= tokens * row_bytes * (topk + 1) && bytes <= tokens * row_bytes * (8 * topk + 2));
+    assert_true(number(row, "floor_us") > 0);
+    double ratio = number(json_object_get(row, "replay_us"), "p50") / number(row, "floor_us");
+    assert_true(number(row, "ratio") > 0.99 * ratio && number(row, "ratio") < 1.01 * ratio);
+    assert_true(number(row, "protocol_bytes") > 0 && number(row, "expert_output_bytes") > 0);
+    assert_int_equal(number(row, "expert_input_bytes") > 0, strcmp(text(row, "layout"), "in-place") != 0);
+}
+
+static void test_pair(void **state)
+{
+    json_t *root = run_json(state, "pair --ranks 1,2 --tokens 1,5 --hidden 64 --row-type f32,bf16 --experts 16 --topk 4");
+    json_t *rows = json_object_get(root, "rows"), *row;
+    size_t i;
+    assert_string_equal(text(root, "bench"), "pair");
+    assert_int_equal(json_array_size(rows), 2 * 2 * 2 * 3 * 2); /* ranks, tokens, types, layouts, modes */
+    json_array_foreach(rows, i, row)
+        expect_pair_row(row);
+    json_decref(root);
+}
+
+/* One line for each item, in the order of the lists. */
+static void test_lists(void **state)
+{
+    static const double tokens[] = {4, 2, 3};
+    json_t *root = run_json(state, "pair --ranks 1 --tokens 4,2,3 --hidden 16 --layout masked --mode ht --pairs 3");
+    json_t *rows = json_object_get(root, "rows"), *row;
+    size_t i;
+    assert_int_equal(json_array_size(rows), 3);
+    json_array_foreach(rows, i, row) {
+        assert_true(number(row, "tokens") == tokens[i]);
+        assert_string_equal(text(row, "layout"), "masked");
+        assert_string_equal(text(row, "mode"), "ht");
+        assert_true(number(row, "pairs_per_graph") == 3 && number(row, "rounds") == 3 && number(row, "replays") == 2);
+        assert_true(number(row, "experts") == 32 && number(row, "topk") == 8);
+    }
+    json_decref(root);
+}
+
+static void test_table(void **state)
+{
+    outcome out = run(state, "bench pair --ranks 2 --tokens 3 --hidden 64 --layout contiguous --rounds 2");
+    assert_int_equal(out.code, 0);
+    assert_non_null(strstr(out.text, "A dispatch and its combine"));
+    assert_non_null(strstr(out.text, "contiguous ll"));
+    assert_non_null(strstr(out.text, "contiguous ht"));
+    char *memory = strstr(out.text, "Memory of each rank");
+    assert_non_null(memory);
+    assert_non_null(strstr(memory, "KiB"));
+    char *line = strstr(memory, "contiguous");
+    assert_true(line && !strstr(line + 1, "contiguous")); /* once, whichever the mode */
+}
+
+static void test_plot(void **state)
+{
+    size_t bytes;
+    if (system("command -v gnuplot >/dev/null 2>&1") != 0) {
+        print_message("skipped: there is no gnuplot\n");
+        skip();
+    }
+    expect(state, "bench pair --ranks 1 --tokens 1,2,4 --hidden 16 --rounds 2 --plot '@/a b\"$(x).svg'", 0, NULL);
+    char *picture = read_file(state, "a b\"$(x).svg", &bytes);
+    assert_non_null(strstr(picture, "<svg"));
+    assert_non_null(strstr(picture, "contiguous ht")); /* in the legend */
+    assert_null(strstr(picture, "bf16 "));              /* the same in all lines */
+    assert_non_null(strstr(picture, "</svg>"));
+    free(picture);
+}
+
+static void test_no_gnuplot(void **state)
+{
+    char *before = strdup(getenv("PATH"));
+    assert_non_null(before);
+    setenv("PATH", "/no/such/folder", 1);
+    outcome out = run(state, "bench pair --plot @/none.svg");
+    setenv("PATH", before, 1);
+    free(before);
+    assert_int_equal(out.code, 2);
+    assert_non_null(strstr(out.text, "gnuplot cannot be started: No such file"));
+    expect(state, "bench pair --plot @/no/such/folder/x.svg", 2, "No such file or directory");
+    expect(state, "bench pair --plot @/x.png", 2, "x.png: the name must end in .svg");
+}
+
+static void test_bad_input(void **state)
+{
+    expect(state, "bench", 2, "it is not said what is measured");
+    expect(state, "bench fast", 2, "\"fast\"");
+    expect(state, "bench --help", 0, "pair");
+    expect(state, "bench pair --help", 0, "--layout");
+    expect(state, "bench pair extra", 2, "\"extra\"");
+    expect(state, "bench pair --frob", 2, "--frob");
+    expect(state, "bench pair --tokens 0", 2, "--tokens: \"0\"");
+    expect(state, "bench pair --tokens 1,,2", 2, "\"\" is not a whole number");
+    expect(state, "bench pair --tokens 1,x", 2, "\"x\"");
+    expect(state, "bench pair --hidden 12", 2, "12 is not a multiple of 8");
+    expect(state, "bench pair --layout flat", 2, "\"flat\"");
+    expect(state, "bench pair --mode ll,fast", 2, "\"fast\"");
+    expect(state, "bench pair --row-type int8", 2, "\"int8\"");
+    expect(state, "bench pair --ranks 3 --experts 8", 2, "3 does not divide the 8 experts");
+    expect(state, "bench pair --experts 4 --topk 5", 2, "--topk 5");
+    expect(state, "bench pair --topk 33", 2, "\"33\"");
+    expect(state, "bench pair --rounds 0", 2, "--rounds: \"0\"");
+    expect(state, "bench pair --device gpu", 2, "gpu");
+    expect(state, "bench pair --device cuda", 2, "--device cuda: ");
+    expect(state, "bench pair --json @/no/such/out.json", 2, "no/such/out.json");
+    expect(state, "bench pair --ranks 1 --tokens 1 --hidden 16 --json /dev/full", 1, "/dev/full");
+}
+
+int main(void)
+{
+    setenv("CUDA_VISIBLE_DEVICES", "", 1); /* the same answers where there is a GPU */
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_pair),       cmocka_unit_test(test_lists),      cmocka_unit_test(test_table),
+        cmocka_unit_test(test_plot),       cmocka_unit_test(test_no_gnuplot), cmocka_unit_test(test_bad_input)};
+    return cmocka_run_group_tests(tests, make_directory, remove_directory);
+}
