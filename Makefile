@@ -38,6 +38,7 @@ SUPPORT_SOURCES := $(call with_cuda_or_not,$(wildcard tests/support/*.c tests/su
 # Bodies for either device, and tests of what a GPU alone has.
 DEVICE_TEST_SOURCES := $(addprefix tests/,unit/test_device.c unit/test_capture.c unit/test_memory_async.c \
   unit/test_timestamp.c conform/test_runner.c conform/test_runner_kernels.c conform/test_runner_observe.c)
+DEVICE_TEST_SOURCES += tests/conform/test_runner_scope.c
 GPU_TEST_SOURCES := $(wildcard tests/gpu/test_*.c)
 GPU_SUPPORT_SOURCES := $(wildcard tests/gpu/*_cuda.cu)
 TEST_SOURCES := $(wildcard tests/unit/test_*.c tests/conform/test_*.c tests/multi/test_*.c tests/cli/test_*.c)
@@ -151,7 +152,7 @@ $(BUILD)/tests/unit/test_workload: $(call objects,cli/workload.c cli/schedule.c 
 $(BUILD)/tests/unit/test_conform_ask: $(call objects,cli/conform_ask.c cli/options.c)
 $(BUILD)/tests/unit/test_conform_ask: WRAP += -Wl,--wrap=epg_conform_run
 $(BUILD)/tests/unit/test_bench_routing: $(call objects,cli/bench_routing.c cli/bench_times.c)
-$(BUILD)/tests/unit/test_scope: | $(STANDINS)
+$(filter $(BUILD)/tests/unit/test_scope% %/test_runner_scope,$(TESTS)): | $(STANDINS)
 # The same names are declared differently in different stand-ins, and looked up by name alone.
 $(BUILD)/tests/standins/%.o: override CFLAGS += -Wno-missing-prototypes
 $(BUILD)/tests/standins/%.so: $(BUILD)/tests/standins/%.o

@@ -1,141 +1,10 @@
-/* Stream scopes, with libraries that stand in for the runtimes, and with runtimes of the caller's. Streams are
- * addresses that nobody follows. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <cmocka.h>
+/* The table, what is found, all or none: with libraries that stand in for TVM-FFI, and with runtimes of the caller's.
+ * test_scope_NAME.c are the other runtimes; test_scope_threads.c order and threads, test_scope_verify.c the rest. */
 #include <dlfcn.h>
-#include <pthread.h>
-#include <stdio.h>
 #include <string.h>
 #include "scope/scope_ops.h"
-#include "standins/standins.h"
 #include "support/oom.h"
-
-#define STREAM(n) ((epg_stream)(uintptr_t)(0x1000 * (n)))
-
-enum { DEVICE = 1 };
-
-typedef int (*tvm_set_fn)(int32_t, int32_t, void *, void **);
-typedef void *(*tvm_get_fn)(int32_t, int32_t);
-
-typedef struct tvm {
-    void *handle;
-    tvm_set_fn set;
-    tvm_get_fn get;
-    void (*behave)(int);
-} tvm;
-
-static void *load(const char *file)
-{
-    char path[512];
-    const char *build = getenv("EPGRAPH_BUILD");
-    snprintf(path, sizeof path, "%s/tests/standins/%s", build ? build : "build", file);
-    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!library)
-        fail_msg("%s", dlerror());
-    return library;
-}
-
-static tvm load_tvm(const char *generation, const char *getter)
-{
-    char file[128];
-    snprintf(file, sizeof file, "%s/libtvm_ffi.so", generation);
-    tvm t = {.handle = load(file)};
-    t.set = (tvm_set_fn)dlsym(t.handle, "TVMFFIEnvSetStream");
-    t.get = (tvm_get_fn)dlsym(t.handle, getter);
-    t.behave = (void (*)(int))dlsym(t.handle, "standin_behave");
-    assert_true(t.set && t.get && t.behave);
-    t.behave(STANDIN_OBEY);
-    t.set(2, DEVICE, NULL, NULL);
-    return t;
-}
-
-/* A runtime of the caller's: a value, and a log of what was called on all of them. */
-typedef struct log {
-    char text[256];
-} log;
-
-typedef struct fake {
-    char letter;
-    log *calls;
-    epg_stream now;
-    epg_status get_gives, set_gives, restore_gives;
-    int ignores;
-} fake;
-
-static void note(fake *f, char what)
-{
-    char entry[3] = {what, f->letter, 0};
-    if (f->calls)
-        strcat(f->calls->text, entry);
-}
-
-static epg_status fake_get(void *ctx, int ordinal, epg_stream *stream)
-{
-    fake *f = ctx;
-    assert_int_equal(ordinal, DEVICE);
-    *stream = f->now;
-    return f->get_gives;
-}
-
-static epg_status fake_set(void *ctx, int ordinal, epg_stream stream, void **before)
-{
-    fake *f = ctx;
-    assert_int_equal(ordinal, DEVICE);
-    assert_null(*before);
-    note(f, 's');
-    if (f->set_gives != EPG_OK)
-        return f->set_gives;
-    *before = f->now;
-    if (!f->ignores)
-        f->now = stream;
-    return EPG_OK;
-}
-
-static epg_status fake_restore(void *ctx, int ordinal, void *before)
-{
-    fake *f = ctx;
-    assert_int_equal(ordinal, DEVICE);
-    note(f, 'r');
-    if (f->restore_gives == EPG_OK)
-        f->now = before;
-    return f->restore_gives;
-}
-
-static epg_scope_runtime runtime_of(const char *name, fake *f)
-{
-    epg_scope_runtime runtime = EPG_SCOPE_RUNTIME_INIT;
-    runtime.name = name, runtime.ctx = f;
-    runtime.get = fake_get, runtime.set = fake_set, runtime.restore = fake_restore;
-    return runtime;
-}
-
-static epg_scope_table *table_of(uint32_t best_effort, const epg_scope_runtime *runtimes, size_t count)
-{
-    epg_scope_options options = EPG_SCOPE_OPTIONS_INIT;
-    epg_scope_table *table = NULL;
-    options.best_effort = best_effort, options.runtimes = runtimes, options.runtime_count = count;
-    assert_int_equal(epg_scope_table_create(&options, &table), EPG_OK);
-    return table;
-}
-
-static const epg_scope_entry *entry_of(const epg_scope_report *report, const char *name)
-{
-    for (uint32_t i = 0; i < report->count; i++)
-        if (strcmp(report->entries[i].name, name) == 0)
-            return &report->entries[i];
-    fail_msg("no line for %s", name);
-    return NULL;
-}
-
-static void assert_message(const char *part)
-{
-    if (!strstr(epg_message(), part))
-        fail_msg("\"%s\" is not in: %s", part, epg_message());
-}
+#include "support/scopes.h"
 
 /* ---- what is there ---- */
 
@@ -182,7 +51,7 @@ static void a_library_loaded_later_is_found(void **state)
 static void a_symbol_comes_from_the_library_that_owns_it(void **state)
 {
     (void)state;
-    void *library = load("now/libtvm_ffi.so");
+    void *library = standin_load("now/libtvm_ffi.so");
     assert_non_null(dlsym(library, "getenv")); /* the C library's, which every library depends on */
     assert_null(epg__scope_symbol(library, "getenv"));
     assert_non_null(epg__scope_symbol(library, "TVMFFIEnvSetStream"));
@@ -246,7 +115,7 @@ static void tvm_ffi_without_its_interface_is_unsupported(void **state)
     (void)state;
     epg_scope_report report = EPG_SCOPE_REPORT_INIT;
     epg_scope *scope = NULL;
-    void *library = load("bare/libtvm_ffi.so");
+    void *library = standin_load("bare/libtvm_ffi.so");
     epg_scope_table *table = table_of(0, NULL, 0);
     assert_int_equal(epg_scope_enter(table, DEVICE, STREAM(1), &report, &scope), EPG_ERR_UNSUPPORTED);
     assert_message("TVM-FFI: the library has no TVMFFIEnvSetStream");
@@ -279,105 +148,12 @@ static void a_set_that_fails_or_does_nothing_is_noticed(void **state)
     dlclose(t.handle);
 }
 
-/* ---- PyTorch ---- */
-
-typedef struct torch {
-    void *handle;
-    standin_stream (*get)(int8_t);
-    void (*set)(standin_stream);
-    void (*behave)(int), (*count)(int);
-} torch;
-
-static torch load_torch(int gpus)
-{
-    torch t = {.handle = load("now/libc10_cuda.so")};
-    t.get = (standin_stream(*)(int8_t))dlsym(t.handle, "_ZN3c104cuda20getCurrentCUDAStreamEa");
-    t.set = (void (*)(standin_stream))dlsym(t.handle, "_ZN3c104cuda20setCurrentCUDAStreamENS0_10CUDAStreamE");
-    t.behave = (void (*)(int))dlsym(t.handle, "standin_behave");
-    t.count = (void (*)(int))dlsym(t.handle, "standin_count");
-    assert_true(t.get && t.set && t.behave && t.count);
-    t.count(gpus);
-    return t;
-}
-
-/* How PyTorch names a stream of its pool: an odd id, and no handle. */
-static const standin_stream pool_stream = {1 | DEVICE << 8, 7 << 5 | 1 << 1 | 1};
-
-static void a_pool_stream_of_pytorch_comes_back_as_itself(void **state)
-{
-    (void)state;
-    epg_scope_report report = EPG_SCOPE_REPORT_INIT;
-    epg_scope *outer = NULL, *inner = NULL;
-    torch t = load_torch(2);
-    epg_scope_table *table = table_of(0, NULL, 0);
-    t.set(pool_stream);
-    assert_int_equal(epg_scope_enter(table, DEVICE, STREAM(1), &report, &outer), EPG_OK);
-    assert_int_equal(entry_of(&report, "PyTorch")->state, EPG_SCOPE_SET);
-    assert_int_equal(t.get(DEVICE).id, (uintptr_t)STREAM(1));
-    assert_int_equal(t.get(0).id, 0);
-    assert_int_equal(epg_scope_enter(table, DEVICE, EPG_STREAM_LEGACY, NULL, &inner), EPG_OK);
-    assert_int_equal(t.get(DEVICE).id, 0);
-    assert_int_equal(epg_scope_leave(inner), EPG_OK);
-    assert_int_equal(t.get(DEVICE).id, (uintptr_t)STREAM(1));
-    assert_int_equal(epg_scope_leave(outer), EPG_OK);
-    assert_int_equal(t.get(DEVICE).id, pool_stream.id);
-    epg_scope_table_destroy(table);
-    dlclose(t.handle);
-}
-
-static void pytorch_is_not_asked_for_a_gpu_that_it_has_not(void **state)
-{
-    (void)state;
-    epg_scope *scope = NULL;
-    torch t = load_torch(0);
-    epg_scope_table *table = table_of(0, NULL, 0);
-    assert_int_equal(epg_scope_enter(table, DEVICE, STREAM(1), NULL, &scope), EPG_ERR_UNSUPPORTED);
-    assert_string_equal(epg_message(), "PyTorch: it sees no GPU");
-    epg_scope_table_destroy(table);
-    t.count(1);
-    table = table_of(0, NULL, 0);
-    assert_int_equal(epg_scope_enter(table, DEVICE, STREAM(1), NULL, &scope), EPG_ERR_UNSUPPORTED);
-    assert_string_equal(epg_message(), "PyTorch: it sees 1 GPUs, and GPU 1 was asked for");
-    assert_int_equal(epg_scope_enter(table, 0, STREAM(1), NULL, &scope), EPG_OK);
-    assert_int_equal(epg_scope_leave(scope), EPG_OK);
-    epg_scope_table_destroy(table);
-    dlclose(t.handle);
-}
-
-static void pytorch_that_does_not_take_a_stream_is_noticed(void **state)
-{
-    (void)state;
-    epg_scope *scope = NULL;
-    torch t = load_torch(2);
-    epg_scope_table *table = table_of(0, NULL, 0);
-    t.set(pool_stream);
-    t.behave(STANDIN_IGNORE);
-    assert_int_equal(epg_scope_enter(table, DEVICE, STREAM(1), NULL, &scope), EPG_ERR_UNSUPPORTED);
-    assert_string_equal(epg_message(), "PyTorch: reads back stream id 0xe3 after 0x1000 was set");
-    t.behave(STANDIN_OBEY);
-    assert_int_equal(t.get(DEVICE).id, pool_stream.id);
-    epg_scope_table_destroy(table);
-    dlclose(t.handle);
-}
-
-static void another_convention_under_pytorchs_names_is_found_out(void **state)
-{
-    (void)state;
-    epg_scope *scope = NULL;
-    void *library = load("memory/libc10_cuda.so");
-    epg_scope_table *table = table_of(0, NULL, 0);
-    assert_int_equal(epg_scope_enter(table, DEVICE, STREAM(1), NULL, &scope), EPG_ERR_UNSUPPORTED);
-    assert_message("PyTorch: returns a stream through memory");
-    epg_scope_table_destroy(table);
-    dlclose(library);
-}
-
 /* ---- runtimes of the caller's, and all or none ---- */
 
 static void runtimes_are_put_back_in_reverse(void **state)
 {
     (void)state;
-    log calls = {""};
+    fake_log calls = {""};
     fake a = {.letter = 'a', .calls = &calls, .now = STREAM(5)}, b = {.letter = 'b', .calls = &calls};
     epg_scope_runtime runtimes[] = {runtime_of("first", &a), runtime_of("second", &b)};
     epg_scope_report report = EPG_SCOPE_REPORT_INIT;
@@ -399,7 +175,7 @@ static void runtimes_are_put_back_in_reverse(void **state)
 static void one_that_cannot_be_set_leaves_none_set(void **state)
 {
     (void)state;
-    log calls = {""};
+    fake_log calls = {""};
     fake a = {.letter = 'a', .calls = &calls, .now = STREAM(5)}, c = {.letter = 'c', .calls = &calls};
     fake b = {.letter = 'b', .calls = &calls, .set_gives = EPG_ERR_STATE};
     epg_scope_runtime runtimes[] = {runtime_of("first", &a), runtime_of("second", &b), runtime_of("third", &c)};
@@ -433,7 +209,7 @@ static void best_effort_sets_what_can_be_set(void **state)
     fake a = {.now = STREAM(5)}, b = {.ignores = 1, .now = STREAM(6)}, c = {.get_gives = EPG_ERR_IO};
     epg_scope_runtime runtimes[] = {runtime_of("first", &a), runtime_of("second", &b), runtime_of("third", &c)};
     epg_scope_report report = EPG_SCOPE_REPORT_INIT;
-    void *library = load("bare/libtvm_ffi.so"), *phi = load("bare/libphi_core.so");
+    void *library = standin_load("bare/libtvm_ffi.so"), *phi = standin_load("bare/libphi_core.so");
     epg_scope_table *table = table_of(1, runtimes, 3);
     epg_scope *scope = NULL;
     assert_int_equal(epg_scope_enter(table, DEVICE, STREAM(1), &report, &scope), EPG_OK);
@@ -458,7 +234,7 @@ static void a_runtime_of_the_same_name_replaces_a_built_in_one(void **state)
     fake a = {.now = STREAM(5)};
     epg_scope_runtime runtime = runtime_of("Paddle", &a);
     epg_scope_report report = EPG_SCOPE_REPORT_INIT;
-    void *phi = load("bare/libphi_core.so");
+    void *phi = standin_load("bare/libphi_core.so");
     epg_scope_table *table = table_of(0, &runtime, 1);
     epg_scope *scope = NULL;
     assert_int_equal(epg_scope_enter(table, DEVICE, STREAM(1), &report, &scope), EPG_OK);
@@ -486,128 +262,6 @@ static void a_leave_that_fails_puts_the_others_back(void **state)
     b.restore_gives = EPG_OK;
     assert_int_equal(epg_scope_leave(scope), EPG_OK);
     epg_scope_table_destroy(table);
-}
-
-/* ---- order and threads ---- */
-
-static void *leave_elsewhere(void *scope)
-{
-    return (void *)(intptr_t)epg_scope_leave(scope);
-}
-
-static void scopes_are_left_in_order_on_their_thread(void **state)
-{
-    (void)state;
-    fake a = {.now = STREAM(5)};
-    epg_scope_runtime runtime = runtime_of("mine", &a);
-    epg_scope_table *table = table_of(0, &runtime, 1);
-    epg_scope *outer = NULL, *inner = NULL;
-    pthread_t thread;
-    void *result = NULL;
-    assert_int_equal(epg_scope_enter(table, DEVICE, STREAM(1), NULL, &outer), EPG_OK);
-    assert_int_equal(epg_scope_enter(table, DEVICE, STREAM(2), NULL, &inner), EPG_OK);
-    assert_int_equal(epg_scope_leave(outer), EPG_ERR_STATE);
-    assert_message("entered inside it");
-    assert_int_equal(pthread_create(&thread, NULL, leave_elsewhere, inner), 0);
-    assert_int_equal(pthread_join(thread, &result), 0);
-    assert_int_equal((intptr_t)result, EPG_ERR_STATE);
-    assert_ptr_equal(a.now, STREAM(2));
-    epg_scope_table_destroy(table); /* open scopes are left all the same */
-    assert_int_equal(epg_scope_leave(inner), EPG_OK);
-    assert_ptr_equal(a.now, STREAM(1));
-    assert_int_equal(epg_scope_leave(outer), EPG_OK);
-    assert_ptr_equal(a.now, STREAM(5));
-    assert_int_equal(epg_scope_leave(NULL), EPG_OK);
-}
-
-typedef struct visitor {
-    epg_scope_table *table;
-    tvm t;
-    unsigned number, wrong;
-} visitor;
-
-/* Two scopes, one in the other, again and again; counts what it finds wrong. */
-static void *visit(void *arg)
-{
-    visitor *v = arg;
-    epg_stream own = STREAM(10 * v->number), stream = STREAM(10 * v->number + 1), other = STREAM(10 * v->number + 2);
-    v->t.set(2, DEVICE, own, NULL);
-    for (unsigned i = 0; i < 200; i++) {
-        epg_scope *outer = NULL, *inner = NULL;
-        v->wrong += epg_scope_enter(v->table, DEVICE, stream, NULL, &outer) != EPG_OK;
-        v->wrong += epg_scope_enter(v->table, DEVICE, other, NULL, &inner) != EPG_OK;
-        v->wrong += v->t.get(2, DEVICE) != other;
-        v->wrong += epg_scope_leave(outer) != EPG_ERR_STATE;
-        v->wrong += epg_scope_leave(inner) != EPG_OK;
-        v->wrong += v->t.get(2, DEVICE) != stream;
-        v->wrong += epg_scope_leave(outer) != EPG_OK;
-        v->wrong += v->t.get(2, DEVICE) != own;
-    }
-    return NULL;
-}
-
-static void threads_have_scopes_of_their_own(void **state)
-{
-    (void)state;
-    enum { THREADS = 4 };
-    tvm t = load_tvm("now", "TVMFFIEnvGetStream");
-    epg_scope_table *table = table_of(0, NULL, 0);
-    visitor visitors[THREADS];
-    pthread_t threads[THREADS];
-    for (unsigned i = 0; i < THREADS; i++) {
-        visitors[i] = (visitor){table, t, i + 1, 0};
-        assert_int_equal(pthread_create(&threads[i], NULL, visit, &visitors[i]), 0);
-    }
-    for (unsigned i = 0; i < THREADS; i++) {
-        assert_int_equal(pthread_join(threads[i], NULL), 0);
-        assert_int_equal(visitors[i].wrong, 0);
-    }
-    assert_null(t.get(2, DEVICE));
-    epg_scope_table_destroy(table);
-    dlclose(t.handle);
-}
-
-/* ---- whether a library follows ---- */
-
-typedef struct launcher {
-    epg_device *device;
-    fake *runtime; /* whose current stream it takes; NULL: the legacy stream */
-    epg_status gives;
-} launcher;
-
-static void nothing(void *ctx)
-{
-    (void)ctx;
-}
-
-static epg_status launch(void *ctx)
-{
-    launcher *l = ctx;
-    assert_int_equal(epg_host_func(l->device, l->runtime ? l->runtime->now : NULL, nothing, NULL, NULL), EPG_OK);
-    return l->gives;
-}
-
-static void an_operation_on_another_stream_is_found(void **state)
-{
-    (void)state;
-    fake a = {.now = STREAM(5)};
-    epg_scope_runtime runtime = runtime_of("mine", &a);
-    epg_scope_table *table = table_of(0, &runtime, 1);
-    epg_device *device = NULL;
-    assert_int_equal(epg_device_create(NULL, &device), EPG_OK);
-    launcher l = {device, &a, EPG_OK};
-    assert_int_equal(epg_scope_verify(table, device, DEVICE, launch, &l), EPG_OK);
-    l.runtime = NULL;
-    assert_int_equal(epg_scope_verify(table, device, DEVICE, launch, &l), EPG_ERR_ESCAPED);
-    l.gives = EPG_ERR_IO;
-    assert_int_equal(epg_scope_verify(table, device, DEVICE, launch, &l), EPG_ERR_IO);
-    assert_message("the operation gave EPG_ERR_IO");
-    a.set_gives = EPG_ERR_STATE;
-    assert_int_equal(epg_scope_verify(table, device, DEVICE, launch, &l), EPG_ERR_UNSUPPORTED);
-    assert_int_equal(epg_scope_verify(table, NULL, DEVICE, launch, &l), EPG_ERR_INVALID);
-    assert_ptr_equal(a.now, STREAM(5));
-    epg_scope_table_destroy(table);
-    epg_device_destroy(device);
 }
 
 /* ---- arguments and memory ---- */
@@ -689,18 +343,11 @@ int main(void)
         cmocka_unit_test(tvm_ffi_with_its_former_names_too),
         cmocka_unit_test(tvm_ffi_without_its_interface_is_unsupported),
         cmocka_unit_test(a_set_that_fails_or_does_nothing_is_noticed),
-        cmocka_unit_test(a_pool_stream_of_pytorch_comes_back_as_itself),
-        cmocka_unit_test(pytorch_is_not_asked_for_a_gpu_that_it_has_not),
-        cmocka_unit_test(pytorch_that_does_not_take_a_stream_is_noticed),
-        cmocka_unit_test(another_convention_under_pytorchs_names_is_found_out),
         cmocka_unit_test(runtimes_are_put_back_in_reverse),
         cmocka_unit_test(one_that_cannot_be_set_leaves_none_set),
         cmocka_unit_test(best_effort_sets_what_can_be_set),
         cmocka_unit_test(a_runtime_of_the_same_name_replaces_a_built_in_one),
         cmocka_unit_test(a_leave_that_fails_puts_the_others_back),
-        cmocka_unit_test(scopes_are_left_in_order_on_their_thread),
-        cmocka_unit_test(threads_have_scopes_of_their_own),
-        cmocka_unit_test(an_operation_on_another_stream_is_found),
         cmocka_unit_test(bad_arguments_are_named),
         cmocka_unit_test(every_allocation_may_fail),
     };
