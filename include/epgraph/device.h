@@ -71,8 +71,9 @@ typedef struct epg_device_info {
     char name[64];          /* "host: AMD EPYC, 2 cores"; "cuda 0: NVIDIA H200" */
     uint32_t units;         /* cores or multiprocessors */
     uint64_t memory_bytes;
+    int ordinal;            /* which GPU; 0 on the host device */
 } epg_device_info;
-#define EPG_DEVICE_INFO_INIT {sizeof(epg_device_info), EPG_DEVICE_HOST, {0}, 0, 0}
+#define EPG_DEVICE_INFO_INIT {sizeof(epg_device_info), EPG_DEVICE_HOST, {0}, 0, 0, 0}
 
 /* `options` may be NULL: the host device, no logging. EPG_ERR_UNSUPPORTED, with CUDA's reason in the message, for the
  * CUDA device where there is no driver or no GPU, or the library was built without it. */

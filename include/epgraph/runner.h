@@ -8,6 +8,10 @@
  * stream: work that escapes to the legacy stream is silently lost from a non-blocking capture, and is error 906
  * there. While that probe lasts, use of the legacy stream by other threads fails with 906 too.
  *
+ * Wherever the step function is called, the stream that it is given is current in every runtime of the process, by a
+ * stream scope around the call (scope.h): a library inside that launches on PyTorch's current stream, say, launches on
+ * that one. A replay calls no step function, but for its eager segments, and needs no scope.
+ *
  * Steps of one runner share its scratch memory, so they run one after the other, whatever streams they are given; a
  * stream must live until the runner was given another one, reset or destroyed. One thread at a time per runner. */
 #ifndef EPGRAPH_RUNNER_H
@@ -16,6 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "epgraph/group.h"
+#include "epgraph/scope.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -95,10 +100,16 @@ typedef struct epg_runner_options {
     void *progress_ctx;
     epg_runner_observe_fn observe; /* NULL: nobody is told */
     void *observe_ctx;
+
+    /* The runtimes in which a step's stream is made current; outlives the runner. NULL: on the CUDA device the built-in
+     * ones, each of which must be set or absent: one that is loaded and cannot be set makes first uses and eager steps
+     * fail with EPG_ERR_UNSUPPORTED and its name (a table with best_effort goes on without it, one with a runtime of
+     * that name sets it). On the host device, whose streams no other runtime knows: none. */
+    epg_scope_table *scopes;
 } epg_runner_options;
 #define EPG_RUNNER_OPTIONS_INIT \
     {sizeof(epg_runner_options), NULL, 0, NULL, 0, 0, NULL, 0, -1, 1, EPG_CAPTURE_THREAD_LOCAL, NULL, NULL, \
-     NULL, NULL}
+     NULL, NULL, NULL}
 
 EPG_API epg_status epg_runner_create(epg_device *device, const epg_runner_options *options, epg_runner **runner);
 EPG_API void epg_runner_destroy(epg_runner *runner); /* waits for replays in flight */

@@ -29,7 +29,8 @@ class DeviceOptions(c.Structure):
 
 
 class DeviceInfo(c.Structure):
-    _fields_ = [("size", u32), ("kind", i32), ("name", c.c_char * 64), ("units", u32), ("memory_bytes", u64)]
+    _fields_ = [("size", u32), ("kind", i32), ("name", c.c_char * 64), ("units", u32), ("memory_bytes", u64),
+                ("ordinal", i32)]
 
 
 class TeamOptions(c.Structure):
@@ -95,7 +96,7 @@ class RunnerOptions(c.Structure):
     _fields_ = [("size", u32), ("segments", ptr), ("segment_count", u32), ("buckets", ptr), ("bucket_count", u32),
                 ("max_bucket", u32), ("groups", ptr), ("group_count", u32), ("warmups", i32), ("probe", i32),
                 ("mode", i32), ("progress", ptr), ("progress_ctx", ptr), ("observe", ptr),
-                ("observe_ctx", ptr)]
+                ("observe_ctx", ptr), ("scopes", ptr)]
 
 
 class RunnerStep(c.Structure):

@@ -277,6 +277,7 @@ static cudaError_t fill_info(epg__cuda_device *device)
     *info = (epg_device_info){.size = sizeof *info, .kind = EPG_DEVICE_CUDA};
     info->units = (uint32_t)properties.multiProcessorCount;
     info->memory_bytes = properties.totalGlobalMem;
+    info->ordinal = device->ordinal;
     snprintf(info->name, sizeof info->name, "cuda %d: %.48s", device->ordinal, properties.name);
     return cudaSuccess;
 }

@@ -93,6 +93,17 @@ static epg_status set_warmups(epg_runner *runner, const epg_runner_options *opti
     return EPG_OK;
 }
 
+static epg_status set_scopes(epg_runner *runner, const epg_runner_options *options)
+{
+    epg_device_info info = EPG_DEVICE_INFO_INIT;
+    EPG_TRY(epg_device_describe(runner->device, &info));
+    runner->ordinal = info.ordinal;
+    if (!options->scopes && info.kind == EPG_DEVICE_CUDA)
+        EPG_TRY(epg_scope_table_create(NULL, &runner->own_scopes));
+    runner->scopes = options->scopes ? options->scopes : runner->own_scopes;
+    return EPG_OK;
+}
+
 static epg_status fill_runner(epg_runner *runner, const epg_runner_options *options)
 {
     runner->probe = options->probe != 0;
@@ -106,6 +117,7 @@ static epg_status fill_runner(epg_runner *runner, const epg_runner_options *opti
     EPG_TRY(set_segments(runner, options));
     EPG_TRY(set_groups(runner, options));
     EPG_TRY(set_warmups(runner, options));
+    EPG_TRY(set_scopes(runner, options));
     EPG_TRY(epg_stream_create(runner->device, EPG_STREAM_NONBLOCKING, &runner->stream));
     return epg_event_create_order(runner->device, &runner->event);
 }
@@ -224,22 +236,43 @@ static epg_status first_use(epg_runner *runner, const epg_runner_step *step, uin
 
 /* ---- steps ---- */
 
+static epg_status call_function(const epg_segment *segment, const epg_step_call *call)
+{
+    epg__kept_message before;
+    /* A step function may fail without a message of ours; an older failure's must not be taken for its own. */
+    epg__message_keep(&before);
+    epg__fail(EPG_OK, "%s", "");
+    epg_status status = segment->fn(segment->ctx, call);
+    if (status == EPG_OK)
+        return epg__message_restore(&before, EPG_OK);
+    if (epg_message()[0] == 0)
+        epg__fail(status, "%s", epg_status_text(status));
+    return status;
+}
+
+/* The scope is left whatever the step function gave, and its failure comes before one to leave. */
+static epg_status call_in_scope(const epg_runner *runner, const epg_segment *segment, const epg_step_call *call)
+{
+    epg_scope *scope = NULL;
+    epg__kept_message kept;
+    if (!runner->scopes)
+        return call_function(segment, call);
+    EPG_TRY(epg_scope_enter(runner->scopes, runner->ordinal, call->stream, NULL, &scope));
+    epg_status status = call_function(segment, call);
+    epg__message_keep(&kept);
+    epg_status left = epg_scope_leave(scope);
+    return status == EPG_OK ? left : epg__message_restore(&kept, status);
+}
+
 epg_status epg__runner_call(epg_runner *runner, uint32_t segment, const epg_runner_step *step, uint32_t bucket,
                             epg_runner_phase phase, epg_stream stream)
 {
     const epg_segment *at = &runner->segments[segment];
     epg_step_call call = {sizeof call, step->variant, bucket, phase, stream, runner, step->inputs, step->input_count};
-    epg__kept_message before;
-
-    /* A step function may fail without a message of ours; an older failure's must not be taken for its own. */
-    epg__message_keep(&before);
-    epg__fail(EPG_OK, "%s", "");
-    epg_status status = at->fn(at->ctx, &call);
-    if (status == EPG_OK)
-        return epg__message_restore(&before, EPG_OK);
-    if (epg_message()[0] == 0)
-        epg__fail(status, "%s", epg_status_text(status));
-    return epg__fail_prefix(status, "%s, segment \"%s\": ", phase_name(phase), at->name);
+    epg_status status = call_in_scope(runner, at, &call);
+    if (status != EPG_OK)
+        epg__fail_prefix(status, "%s, segment \"%s\": ", phase_name(phase), at->name);
+    return status;
 }
 
 epg_status epg__runner_order(epg_runner *runner, epg_stream before, epg_stream after)
@@ -438,6 +471,7 @@ void epg_runner_destroy(epg_runner *runner)
         epg_stream_destroy(runner->device, runner->stream);
     for (uint32_t i = 0; i < runner->segment_count; i++)
         free((char *)runner->segments[i].name);
+    epg_scope_table_destroy(runner->own_scopes);
     free(runner->segments);
     free(runner->spans);
     free(runner->buckets);

@@ -81,6 +81,8 @@ struct epg_runner {
     void *progress_ctx;
     epg_runner_observe_fn observe;
     void *observe_ctx;
+    epg_scope_table *scopes, *own_scopes; /* the one that is entered, NULL: none; the one to destroy, or NULL */
+    int ordinal;            /* of the device, for scopes */
 
     epg_stream stream;      /* non-blocking; warm-ups and captures only */
     epg_event event;        /* orders one stream after another; reused, since a wait keeps what it saw */
@@ -97,7 +99,8 @@ struct epg_runner {
     epg_runner_stats stats;
 };
 
-/* Calls one segment; its scratch memory must have been set up. A failure gets a message naming segment and phase. */
+/* Calls one segment in a scope on `stream`; its scratch memory must have been set up. A failure gets a message naming
+ * segment and phase. */
 epg_status epg__runner_call(epg_runner *runner, uint32_t segment, const epg_runner_step *step, uint32_t bucket,
                             epg_runner_phase phase, epg_stream stream);
 
