@@ -34,15 +34,6 @@ static __device__ void admit_due(const epg__cuda_lane &l, uint32_t epoch)
     }
 }
 
-/* True where `rank` is taken in with the next pair: it gets this pair's dispatch signal, without rows, as its
- * invitation. */
-static __device__ bool is_invited(const epg__cuda_lane &l, uint32_t rank, uint32_t epoch)
-{
-    const epg__entry *entry = &l.entries[rank];
-    return *l.entering && entry->incarnation && entry->epoch == epoch + 1 &&
-           entry->incarnation >= epg__word_load(&epg__mask_of(l, l.rank)[rank]);
-}
-
 /* Opens the pair; true unless it is a rehearsal. One thread. */
 static __device__ bool open_pair(const epg__cuda_params &p, uint32_t *tokens)
 {
@@ -294,7 +285,7 @@ static __global__ void __launch_bounds__(256) send_rows(const __grid_constant__ 
     if (!epg__block_done(l.done, gridDim.x))
         return;
     for (uint32_t r = threadIdx.x; r < l.ranks; r += blockDim.x)
-        if (epg__rank_alive(l, r) || is_invited(l, r, pair.epoch))
+        if (epg__rank_alive(l, r) || epg__is_invited(l, r, pair.epoch))
             epg__send_signal(l, pair.epoch, EPG_WIRE_DISPATCH, r, l.sent[r], false);
 }
 

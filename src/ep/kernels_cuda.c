@@ -3,6 +3,7 @@
  * What the host must read or write while kernels run (the failure record, the abort word) lies in mapped memory. The
  * rest of the region is reached by copies on a stream of the group's own, which waits for no other. */
 #include <stdlib.h>
+#include <string.h>
 #include "device/device_ops.h"
 #include "ep/group_state_int.h"
 #include "ep/kernels_int.h"
@@ -13,8 +14,9 @@
 typedef struct page {
     epg_wire_record record; /* writer: the kernels; `taken`: the host too */
     uint32_t aborted;       /* writer: the abort hook */
-    uint32_t word;          /* the host's end of a copy */
+    uint32_t word;          /* the host's end of a copy, as are the next two */
     uint64_t counters[EPG_COUNTERS];
+    epg_wire_geometry geometry;
 } page;
 
 typedef struct state {
@@ -30,6 +32,31 @@ static char *own_region(const epg_group *g) { return g->peers[epg_team_rank(g->t
 static uint32_t *lives_of(const epg_group *g, uint32_t lane)
 {
     return (uint32_t *)(own_region(g) + g->wire.incarnation) + (size_t)lane * g->wire.geometry.ranks;
+}
+
+/* ---- on the group's own stream ---- */
+
+/* What is enqueued between the two waits for no other work, whatever stream of the device is being captured, and is
+ * done when the second returns. One thread at a time per group. */
+static epg_status side_begin(epg_group *g, epg_capture_mode *mode)
+{
+    *mode = EPG_CAPTURE_RELAXED;
+    return epg_capture_mode_exchange(g->device, mode);
+}
+static epg_status side_end(epg_group *g, epg_capture_mode mode, epg_status status)
+{
+    if (status == EPG_OK)
+        status = epg_stream_synchronize(g->device, ((const state *)g->kernels_state)->side);
+    epg_capture_mode_exchange(g->device, &mode);
+    return status;
+}
+
+/* One end is the page. */
+static epg_status side_copy(epg_group *g, void *to, const void *from, size_t bytes)
+{
+    epg_capture_mode mode;
+    EPG_TRY(side_begin(g, &mode));
+    return side_end(g, mode, epg_memcpy_async(g->device, to, from, bytes, ((const state *)g->kernels_state)->side));
 }
 
 /* ---- creation ---- */
@@ -105,6 +132,7 @@ static epg_status prepare(epg_group *g, state *s)
     EPG_TRY(epg__cuda_recv_prepare(g->device));
     EPG_TRY(epg__cuda_combine_prepare(g->device));
     EPG_TRY(epg__cuda_local_prepare(g->device));
+    EPG_TRY(epg__cuda_admit_prepare(g->device));
     EPG_TRY(epg_memory_alloc(g->device, EPG_MEMORY_MAPPED, sizeof(page), &memory));
     s->page = memory;
     EPG_TRY(epg_memory_alloc(g->device, EPG_MEMORY_DEVICE, g->wire.geometry.ranks * sizeof(void *), &memory));
@@ -144,23 +172,30 @@ static void destroy(epg_group *g)
     free(s);
 }
 
+/* The region's addresses, for the kernels. */
+static epg_status know_region(epg_group *g)
+{
+    state *s = g->kernels_state;
+    for (uint32_t l = 0; l < g->options.lanes; l++)
+        s->lanes[l].own = own_region(g);
+    return epg_memcpy(g->device, s->peers, g->peers, g->wire.geometry.ranks * sizeof(void *));
+}
+
 /* The region came zeroed: what is left is what is not zero. */
 static epg_status ready(epg_group *g)
 {
-    state *s = g->kernels_state;
     char *own = own_region(g);
     epg_wire_header header = {.version = EPG_WIRE_VERSION,
                               .ranks = g->wire.geometry.ranks,
                               .geometry_hash = epg__wire_hash(&g->wire.geometry),
                               .incarnation = g->team->incarnation,
                               .geometry = g->wire.geometry};
+    EPG_TRY(know_region(g));
     EPG_TRY(epg_memcpy(g->device, own, &header, sizeof header));
-    EPG_TRY(epg_memcpy(g->device, s->peers, g->peers, header.ranks * sizeof(void *)));
     for (uint32_t l = 0; l < g->options.lanes; l++) {
         epg_wire_lane lane = {.epoch = g->options.first_epoch};
         EPG_TRY(epg_memcpy(g->device, epg__lane_at(&g->wire, own, l), &lane, sizeof lane));
         EPG_TRY(epg_memcpy(g->device, lives_of(g, l), g->newest, header.ranks * sizeof(uint32_t)));
-        s->lanes[l].own = own;
     }
     return EPG_OK;
 }
@@ -259,21 +294,48 @@ static epg_status rehearse(epg_group *g, int on, epg_stream stream)
     return epg__cuda_rehearse(g->device, stream, &params);
 }
 
-/* ---- what the host sees ---- */
+/* ---- joining again ---- */
 
-/* A copy that waits for no other work, whatever stream of the device is being captured. One thread at a time per group.
- * One end is the page. */
-static epg_status side_copy(epg_group *g, void *to, const void *from, size_t bytes)
+static epg_status join(epg_group *g)
 {
     const state *s = g->kernels_state;
-    epg_capture_mode mode = EPG_CAPTURE_RELAXED;
-    EPG_TRY(epg_capture_mode_exchange(g->device, &mode));
-    epg_status status = epg_memcpy_async(g->device, to, from, bytes, s->side);
-    if (status == EPG_OK)
-        status = epg_stream_synchronize(g->device, s->side);
-    epg_capture_mode_exchange(g->device, &mode);
-    return status;
+    uint32_t rank = epg_team_rank(g->team);
+    epg_capture_mode mode;
+    EPG_TRY(know_region(g));
+    EPG_TRY(side_copy(g, &s->page->geometry, &((epg_wire_header *)own_region(g))->geometry, sizeof s->page->geometry));
+    EPG_TRY(epg__group_compare(&s->page->geometry, &g->wire.geometry, rank, rank));
+    epg__cuda_admission clean = {.lane = s->lanes[0]};
+    EPG_TRY(side_begin(g, &mode));
+    return side_end(g, mode, epg__cuda_clean_place(g->device, s->side, &clean));
 }
+
+typedef epg_status (*admit_step)(epg_device *device, epg_stream stream, const epg__cuda_admission *admission);
+
+/* One step of an admission, for all members and lanes. */
+static epg_status admit_all(epg_group *g, const epg_admission *admission, admit_step step, epg_stream stream)
+{
+    const state *s = g->kernels_state;
+    epg__cuda_admission part = {.joins = (uint32_t)g->outside};
+    for (uint32_t l = 0; l < g->options.lanes; l++) {
+        part.lane = s->lanes[l];
+        part.epoch = admission->epochs[l];
+        for (part.first = 0; part.first < admission->ranks; part.first += part.count) {
+            uint32_t left = admission->ranks - part.first;
+            part.count = left < EPG_CUDA_MEMBERS ? left : EPG_CUDA_MEMBERS;
+            memcpy(part.members, admission->members + part.first, part.count * sizeof *part.members);
+            EPG_TRY(step(g->device, stream, &part));
+        }
+    }
+    return EPG_OK;
+}
+
+static epg_status admit(epg_group *g, const epg_admission *admission, epg_stream stream)
+{
+    EPG_TRY(admit_all(g, admission, epg__cuda_note_members, stream));
+    return g->outside ? admit_all(g, admission, epg__cuda_await_invitations, stream) : EPG_OK;
+}
+
+/* ---- what the host sees ---- */
 
 static void abort_waits(epg_group *g)
 {
@@ -315,17 +377,12 @@ static epg_status alive(epg_group *g, uint32_t rank, int *answer)
 /* A kernel, since others may be raising the word at once. */
 static epg_status give_up(epg_group *g, uint32_t rank, uint32_t incarnation)
 {
-    const state *s = g->kernels_state;
     epg__cuda_params params = params_for(g, 0);
-    epg_capture_mode mode = EPG_CAPTURE_RELAXED;
+    epg_capture_mode mode;
     params.is_void = rank;
     params.parts = incarnation;
-    EPG_TRY(epg_capture_mode_exchange(g->device, &mode));
-    epg_status status = epg__cuda_give_up(g->device, s->side, &params);
-    if (status == EPG_OK)
-        status = epg_stream_synchronize(g->device, s->side);
-    epg_capture_mode_exchange(g->device, &mode);
-    return status;
+    EPG_TRY(side_begin(g, &mode));
+    return side_end(g, mode, epg__cuda_give_up(g->device, ((const state *)g->kernels_state)->side, &params));
 }
 
 static epg_status counters(epg_group *g, uint64_t value[EPG_COUNTERS])
@@ -341,6 +398,8 @@ const epg__kernels epg__kernels_cuda = {
     .create = create,
     .ready = ready,
     .destroy = destroy,
+    .join = join,
+    .admit = admit,
     .dispatch_send = dispatch_send,
     .dispatch_recv = dispatch_recv,
     .combine_send = combine_send,

@@ -1,4 +1,5 @@
 /* A group's operations on the host device: each half is one launch of a kernel of dispatch_host.c or combine_host.c. */
+#include <stdlib.h>
 #include <string.h>
 #include "device/device_ops.h"
 #include "ep/group_state_int.h"
@@ -90,6 +91,66 @@ static epg_status combine(epg_group *g, uint32_t lane, const void *expert_rows, 
     return combine_recv(g, lane, 0, out, stream);
 }
 
+/* ---- joining again ---- */
+
+/* Peers that have not noticed the loss may still look at these words, or store into them: each is stored whole. What
+ * they store is of epochs before any that this rank will wait for. */
+static void clean_words(epg__simulator *sim, void *from, size_t bytes)
+{
+    for (uint32_t *word = from, *end = word + bytes / sizeof *word; word < end; word++)
+        epg__word_store(sim, word, 0);
+}
+
+static void clean_place(epg_group *g)
+{
+    epg__simulator *sim = sim_of(g);
+    epg_wire_header *header = own_header(g);
+    epg__word_store(sim, &header->outside, 1);
+    epg__word_store(sim, &header->aborted, 0);
+    epg__word_store(sim, &header->rehearsal, 0);
+    epg__word_store(sim, &header->bell.waiters, 0);
+    clean_words(sim, &header->record, sizeof header->record);
+    clean_words(sim, header->counters, sizeof header->counters);
+    clean_words(sim, (char *)header + g->wire.mask, g->wire.lanes - g->wire.mask);
+    for (uint32_t l = 0; l < g->options.lanes; l++) {
+        char *lane = epg__lane_at(&g->wire, header, l);
+        epg_wire_lane *own = (epg_wire_lane *)lane;
+        clean_words(sim, own, offsetof(epg_wire_lane, beat));
+        epg__signal_store(sim, &own->beat, 0);
+        for (uint32_t i = 0; i < 4 * g->wire.geometry.ranks; i++)
+            epg__signal_store(sim, (uint64_t *)(lane + g->wire.signals) + i, 0);
+    }
+    epg__word_store(sim, &header->incarnation, g->team->incarnation); /* partner: look() in wait_host.c */
+    for (uint32_t r = 0; r < g->wire.geometry.ranks; r++) /* who waits for the life before need wait no longer */
+        epg__doorbell_ring(sim, &((epg_wire_header *)g->peers[r])->bell);
+}
+
+static epg_status join(epg_group *g)
+{
+    uint32_t rank = epg_team_rank(g->team);
+    EPG_TRY(epg__group_compare(&own_header(g)->geometry, &g->wire.geometry, rank, rank));
+    clean_place(g);
+    return EPG_OK;
+}
+
+static epg_status admit(epg_group *g, const epg_admission *admission, epg_stream stream)
+{
+    size_t bytes = sizeof(epg__admit_args) + admission->ranks * sizeof(epg_member);
+    epg__admit_args *args = epg__zalloc(1, bytes, "an admission");
+    if (!args)
+        return EPG_ERR_NO_MEMORY;
+    args->lanes = g->lanes;
+    args->lane_count = g->options.lanes;
+    args->joins = (uint32_t)g->outside;
+    memcpy(args->epochs, admission->epochs, args->lane_count * sizeof *args->epochs);
+    memcpy(args->members, admission->members, admission->ranks * sizeof *args->members);
+    epg_status status = launch(g, EPG_OP_JOIN, epg__admit_host, args, bytes, stream);
+    free(args);
+    return status;
+}
+
+/* ---- words ---- */
+
 typedef struct rehearsal_args {
     epg__simulator *sim;
     uint32_t *word;
@@ -148,6 +209,8 @@ const epg__kernels epg__kernels_host = {
     .create = create,
     .ready = ready,
     .destroy = destroy,
+    .join = join,
+    .admit = admit,
     .dispatch_send = dispatch_send,
     .dispatch_recv = dispatch_recv,
     .combine_send = combine_send,

@@ -14,6 +14,12 @@ typedef struct epg__kernels {
     epg_status (*ready)(epg_group *g);
     void (*destroy)(epg_group *g);
 
+    /* Instead of `ready`, on a place that was lost: EPG_ERR_MISMATCH where the region is another geometry's; else it is
+     * as if new, but for the mark of a rank that was not admitted yet, and tells the new incarnation last. Peers may be
+     * running. */
+    epg_status (*join)(epg_group *g);
+    epg_status (*admit)(epg_group *g, const epg_admission *admission, epg_stream stream);
+
     epg_status (*dispatch_send)(epg_group *g, const epg_dispatch_args *user, int is_void, epg_mode mode,
                                 epg_stream stream);
     epg_status (*dispatch_recv)(epg_group *g, uint32_t lane, int is_void, epg_stream stream);

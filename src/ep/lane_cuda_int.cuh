@@ -68,6 +68,15 @@ static __device__ inline void epg__send_signal(const epg__cuda_lane &l, uint32_t
                       epg__signal_make(epoch, l.incarnation, count, is_void));
 }
 
+/* True where `rank` is taken in with the next pair: it gets this pair's dispatch signal, without rows, as its
+ * invitation. */
+static __device__ inline bool epg__is_invited(const epg__cuda_lane &l, uint32_t rank, uint32_t epoch)
+{
+    const epg__entry *entry = &l.entries[rank];
+    return *l.entering && entry->incarnation && entry->epoch == epoch + 1 &&
+           entry->incarnation >= epg__word_load(&epg__mask_of(l, l.rank)[rank]);
+}
+
 /* A choice as the caller gave it. */
 static __device__ inline int64_t epg__id_at(const epg_dispatch_args &user, size_t index)
 {

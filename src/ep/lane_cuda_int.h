@@ -58,6 +58,16 @@ typedef struct epg__cuda_params {
     void *out;                   /* combine recv */
 } epg__cuda_params;
 
+/* For the kernels of joining again: one lane is told of members first .. first + count - 1. */
+#define EPG_CUDA_MEMBERS 256u
+typedef struct epg__cuda_admission {
+    epg__cuda_lane lane;
+    uint32_t epoch;              /* the first of those that join */
+    uint32_t joins;              /* this rank is one of them */
+    uint32_t first, count;
+    epg_member members[EPG_CUDA_MEMBERS];
+} epg__cuda_admission;
+
 /* What a device offers, read once per group. */
 typedef struct epg__cuda_shape {
     uint32_t units;
@@ -87,6 +97,12 @@ epg_status epg__cuda_rehearse(epg_device *device, epg_stream stream, epg__cuda_p
 /* Gives up life params->parts, and those before, of rank params->is_void. */
 epg_status epg__cuda_give_up(epg_device *device, epg_stream stream, epg__cuda_params *params);
 
+/* Joining again. The first puts this rank's region in the state of a place that was taken anew; of an admission's two
+ * the second is for a rank that joins, once all lanes were told of all members. */
+epg_status epg__cuda_clean_place(epg_device *device, epg_stream stream, const epg__cuda_admission *admission);
+epg_status epg__cuda_note_members(epg_device *device, epg_stream stream, const epg__cuda_admission *admission);
+epg_status epg__cuda_await_invitations(epg_device *device, epg_stream stream, const epg__cuda_admission *admission);
+
 /* ---- launch_cuda.c ---- */
 
 /* For a kernel whose warps each take a row, or a part of one, at a time: params->parts is chosen here. */
@@ -108,6 +124,7 @@ epg_status epg__cuda_send_prepare(epg_device *device);
 epg_status epg__cuda_recv_prepare(epg_device *device);
 epg_status epg__cuda_combine_prepare(epg_device *device);
 epg_status epg__cuda_local_prepare(epg_device *device);
+epg_status epg__cuda_admit_prepare(epg_device *device);
 
 #ifdef __cplusplus
 }

@@ -35,7 +35,7 @@ typedef struct local_routing {
     uint32_t position[EPG_TOPK_MAX], expert[EPG_TOPK_MAX];
     float weight[EPG_TOPK_MAX];
     uint8_t sent[LOCAL_CHOICES]; /* by token */
-    uint32_t epoch, asked, tokens, rehearsed;
+    uint32_t epoch, asked, tokens, rehearsed, outside;
     uint32_t rows, slot;         /* tokens sent, and before this one */
     uint32_t end, kept, wanted;
     uint32_t bad_ids, first_bad, count;
@@ -50,9 +50,12 @@ static __device__ void read_inputs(const epg__cuda_params &p, local_routing *s)
     if (threadIdx.x == blockDim.x - 1) {
         s->asked = p.user.tokens ? *p.user.tokens : p.user.bucket;
         s->epoch = ((epg_wire_lane *)epg__own_lane(l))->epoch;
-        s->rehearsed = epg__own_header(l)->rehearsal != 0; /* one rank alone never joins again */
+        s->rehearsed = epg__own_header(l)->rehearsal;
+        s->outside = epg__own_header(l)->outside;
         s->bad_ids = s->count = 0;
         s->first_bad = 0xFFFFFFFFu;
+        s->outside = s->outside && !s->rehearsed;
+        s->rehearsed = s->rehearsed || s->outside;
         s->tokens = s->rehearsed ? 0 : s->asked < p.user.bucket ? s->asked : p.user.bucket;
     }
     for (uint32_t i = threadIdx.x; i < choices; i += blockDim.x) {
@@ -207,6 +210,8 @@ static __device__ void write_view(const epg__cuda_params &p, const local_routing
     if (s.rehearsed) {
         l.pair->tokens = 0;
         l.pair->rehearsed = 1;
+        if (s.outside)
+            epg__record_failure(l, EPG_ERR_STATE, EPG_OP_DISPATCH_SEND, l.rank, 0, 0);
         return;
     }
     epg__pair_state state = {s.epoch + 1, s.tokens, 0, 0};

@@ -18,7 +18,8 @@ enum { HIDDEN = 16, TOKENS = 8, TOPK = 2, OUTS = 12, LANES = 2, SEEDS = 8 };
 /* Everything that graphs hold the address of: host and device see it at one address. */
 typedef struct book {
     uint32_t tokens;
-    float rows[TOKENS][HIDDEN], out[OUTS][TOKENS][HIDDEN];
+    _Alignas(16) float rows[TOKENS][HIDDEN];
+    _Alignas(16) float out[OUTS][TOKENS][HIDDEN];
     int32_t ids[TOKENS * TOPK];
     float weights[TOKENS * TOPK];
 } book;
@@ -151,6 +152,8 @@ static int capture(test_rank *self, rig *r, uint32_t first, uint32_t count, epg_
 static void everywhere(uint32_t ranks, int (*body)(test_rank *self))
 {
     uint64_t seeds = test_device_kind() == EPG_DEVICE_HOST ? SEEDS : 0;
+    if (ranks > 1 && test_device_serial())
+        skip(); /* where a body ran on one rank already, too: part of the test did not run */
     assert_int_equal(run_ranks_both(ranks, 0, body, NULL, seeds), 0);
 }
 

@@ -1,5 +1,5 @@
 /* The edges of joining again: what is refused, what is recorded, and that a newcomer overwrites nothing that is still
- * read. The whole life of a rank that comes back is test_rejoin.c's. */
+ * read. The whole life of a rank that comes back is test_rejoin.c's. The bodies run on every device. */
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,20 +9,26 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
+#include "support/device_under_test.h"
 #include "support/ranks.h"
+#include "support/work.h"
 
 enum { HIDDEN = 8, TOKENS = 2, SEEDS = 30 };
 
+/* Host and device see it at one address. */
 typedef struct rig {
+    epg_device *device;
     epg_group *group;
-    float rows[TOKENS][HIDDEN], out[TOKENS][HIDDEN], seen[HIDDEN];
+    _Alignas(16) float rows[TOKENS][HIDDEN];
+    _Alignas(16) float out[TOKENS][HIDDEN];
+    float seen[HIDDEN];
     int32_t ids[TOKENS];
-    const void *view_rows;
 } rig;
 
 /* Steps of a story that ranks of two threads tell each other. */
 typedef struct story {
     atomic_uint joined, told, release;
+    work *gate; /* of slow experts on a GPU */
     rig *remains;
 } story;
 
@@ -50,9 +56,11 @@ static epg_group_options options_for(const test_rank *self)
 static rig *rig_make(test_rank *self)
 {
     epg_group_options o = options_for(self);
-    rig *r = calloc(1, sizeof *r);
-    if (!r)
+    void *memory;
+    if (epg_memory_alloc(self->device, EPG_MEMORY_MAPPED, sizeof(rig), &memory) != EPG_OK)
         abort();
+    rig *r = memset(memory, 0, sizeof *r);
+    r->device = self->device;
     epg_status status = self->incarnation ? epg_group_join(self->team, &o, &r->group)
                                           : epg_group_create(self->team, &o, &r->group);
     if (status != EPG_OK) {
@@ -67,9 +75,10 @@ static rig *rig_make(test_rank *self)
 
 static void rig_free(rig *r)
 {
-    if (r)
-        epg_group_destroy(r->group);
-    free(r);
+    if (!r)
+        return;
+    epg_group_destroy(r->group);
+    epg_memory_free(r->device, EPG_MEMORY_MAPPED, r);
 }
 
 static epg_dispatch_args args_for(const rig *r, uint32_t tokens)
@@ -113,6 +122,9 @@ static int dies(test_rank *self, rig *r)
     return RANK_DIES;
 }
 
+/* Seeds to run after the threads: a GPU is not simulated. */
+static int seeds_here(void) { return test_device_kind() == EPG_DEVICE_HOST ? SEEDS : 0; }
+
 /* Two ranks, on threads (-1) or by a seed. */
 static int play(int (*body)(test_rank *self), story *s, int seed)
 {
@@ -128,7 +140,6 @@ typedef struct reader_args {
     atomic_uint *release;
 } reader_args;
 
-/* Experts that take their time: the rows they got must stay as they were. */
 static void read_late(const void *raw)
 {
     const reader_args *a = raw;
@@ -139,16 +150,32 @@ static void read_late(const void *raw)
     memcpy(a->r->seen, a->from, sizeof a->r->seen);
 }
 
+/* Experts that take their time: the rows they got must stay as they were. */
+static int enqueue_slow_experts(test_rank *self, rig *r, const void *rows)
+{
+    story *s = self->arg;
+    reader_args args = {self, r, rows, &s->release};
+    if (s->gate) {
+        RANK_OK(work_note(self->device, self->stream, s->gate, 1, 0));
+        RANK_OK(epg_memcpy_async(self->device, r->seen, rows, sizeof r->seen, self->stream));
+    } else {
+        RANK_OK(epg_host_launch(self->device, self->stream, read_late, &args, sizeof args, "slow experts"));
+    }
+    return 0;
+}
+
 static int stays_with_slow_experts(test_rank *self)
 {
     story *s = self->arg;
+    if (test_device_kind() == EPG_DEVICE_CUDA)
+        RANK_CHECK((s->gate = work_create(self->device)) != NULL, "memory");
     rig *r = rig_make(self);
     told t;
     epg_dispatch_args args = args_for(r, 0);
     epg_dispatch_view view = EPG_DISPATCH_VIEW_INIT;
     RANK_OK(epg_dispatch(r->group, &args, &view, self->stream)); /* epoch 1, with the rows of the life that ends */
-    reader_args reader = {self, r, view.rows, &s->release};
-    RANK_OK(epg_host_launch(self->device, self->stream, read_late, &reader, sizeof reader, "slow experts"));
+    if (enqueue_slow_experts(self, r, view.rows))
+        return 1;
     RANK_OK(epg_combine(r->group, 0, view.rows, r->out, self->stream));
     wait_until(self, &s->joined);
     tell(&t, self->size, 1, 3); /* the bank of epoch 1 again */
@@ -160,6 +187,8 @@ static int stays_with_slow_experts(test_rank *self)
     RANK_OK(epg_group_check(r->group, NULL));
     RANK_CHECK(r->seen[0] == 200, "the experts read %g", (double)r->seen[0]);
     rig_free(r);
+    if (s->gate)
+        work_destroy(self->device, s->gate);
     return 0;
 }
 
@@ -184,6 +213,8 @@ static int joins_in_a_hurry(test_rank *self)
         epg_simulation_sleep(self->device, 1000);
     }
     atomic_store(&s->release, 1);
+    if (s->gate)
+        work_open(s->gate);
     RANK_OK(epg_stream_synchronize(self->device, self->stream));
     RANK_OK(epg_group_check(r->group, NULL));
     RANK_CHECK(memcmp(r->out, r->rows, sizeof r->out) == 0, "its own pair");
@@ -200,7 +231,9 @@ static int hurry(test_rank *self)
 static void a_newcomer_waits_for_those_who_still_read(void **state)
 {
     (void)state;
-    for (int seed = -1; seed < SEEDS; seed++) {
+    if (test_device_serial())
+        skip();
+    for (int seed = -1; seed < seeds_here(); seed++) {
         story s = {.remains = NULL};
         assert_int_equal(play(hurry, &s, seed), 0);
     }
@@ -261,7 +294,9 @@ static int late(test_rank *self) { return self->rank + 1 < self->size ? late_sta
 static void an_admission_after_its_epoch_is_recorded(void **state)
 {
     (void)state;
-    for (int seed = -1; seed < SEEDS; seed++) {
+    if (test_device_serial())
+        skip();
+    for (int seed = -1; seed < seeds_here(); seed++) {
         story s = {.remains = NULL};
         assert_int_equal(play(late, &s, seed), 0);
     }
@@ -317,7 +352,7 @@ static void a_replay_before_the_admission_is_recorded(void **state)
 {
     (void)state;
     story s = {.remains = NULL};
-    assert_int_equal(run_ranks_both(1, 0, replays_too_early, &s, SEEDS), 0);
+    assert_int_equal(run_ranks_both(1, 0, replays_too_early, &s, (uint64_t)seeds_here()), 0);
 }
 
 static int is_refused(test_rank *self)
@@ -397,5 +432,7 @@ int main(void)
         cmocka_unit_test(what_does_not_fit_is_refused),
         cmocka_unit_test(a_group_joined_with_other_options_is_refused),
     };
+    if (test_device_missing())
+        return 77;
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }

@@ -1,5 +1,5 @@
 /* A rank that is lost joins again: the others go on without it, replaying graphs captured before, and take it back at
- * one epoch, in the same graphs. */
+ * one epoch, in the same graphs. The bodies run on every device. */
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,6 +10,7 @@
 #include <string.h>
 #include <cmocka.h>
 #include "epgraph/step.h"
+#include "support/device_under_test.h"
 #include "support/ranks.h"
 
 enum { HIDDEN = 16, TOKENS = 6, LANES_MOST = 2, PAIRS = 3, LIVES = 3 };
@@ -25,9 +26,10 @@ typedef struct scene {
     uint64_t timeouts;      /* that each of the others may have, at most */
     epg_status loss;        /* what their records must say, or EPG_OK: nothing */
     atomic_uint alone, whole[8][LIVES]; /* whole: [rank][life] */
-    void *remains[8];       /* [rank] the rig of a life that ended */
+    void *remains[8][LIVES];/* [rank][life] the rigs of lives that ended */
 } scene;
 
+/* Host and device see it at one address. */
 typedef struct rig {
     test_rank *self;
     scene *scene;
@@ -37,8 +39,9 @@ typedef struct rig {
     uint32_t epochs[EPG_LANES_MAX];
     uint32_t tokens;
     uint32_t alive;         /* bit r: rank r takes part */
-    float rows[TOKENS][HIDDEN], weights[TOKENS * 8];
-    float out[LANES_MOST * PAIRS][TOKENS][HIDDEN];
+    _Alignas(16) float rows[TOKENS][HIDDEN];
+    _Alignas(16) float out[LANES_MOST * PAIRS][TOKENS][HIDDEN];
+    float weights[TOKENS * 8];
     int32_t ids[TOKENS * 8];
 } rig;
 
@@ -96,8 +99,10 @@ static int rig_make(test_rank *self, rig **made)
     scene *s = self->arg;
     epg_step_config config = EPG_STEP_CONFIG_INIT;
     epg_group_options o = options_for(self, s);
-    rig *r = *made = calloc(1, sizeof *r);
-    RANK_CHECK(r, "memory");
+    void *memory;
+    RANK_OK(epg_memory_alloc(self->device, EPG_MEMORY_MAPPED, sizeof(rig), &memory));
+    rig *r = *made = memory;
+    memset(r, 0, sizeof *r);
     r->self = self;
     r->scene = s;
     r->alive = (1u << self->size) - 1;
@@ -127,7 +132,17 @@ static void rig_free(epg_device *device, rig *r)
         epg_exec_destroy(device, r->execs[i]);
     epg_stepper_destroy(r->stepper);
     epg_group_destroy(r->group);
-    free(r);
+    epg_memory_free(device, EPG_MEMORY_MAPPED, r);
+}
+
+/* What lives before left behind. On a GPU memory is freed only when no step is in flight. */
+static void free_remains(const test_rank *self)
+{
+    scene *s = self->arg;
+    for (uint32_t life = 0; life < self->incarnation; life++) {
+        rig_free(self->device, s->remains[self->rank][life]);
+        s->remains[self->rank][life] = NULL;
+    }
 }
 
 static void fill_inputs(rig *r, uint32_t step)
@@ -144,12 +159,14 @@ static void fill_inputs(rig *r, uint32_t step)
 /* Every token holds the shares of exactly the ranks that take part. */
 static int check_outputs(test_rank *self, rig *r, uint32_t step)
 {
-    const uint32_t *flags;
+    const uint32_t *device_flags;
+    uint32_t flags[TOKENS];
     float share = 0;
     for (uint32_t rank = 0; rank < self->size; rank++)
         share += r->alive >> rank & 1 ? 1.0f / (float)(2u << rank) : 0;
     for (uint32_t l = 0; l < r->scene->lanes; l++) {
-        RANK_OK(epg_group_flags(r->group, l, &flags));
+        RANK_OK(epg_group_flags(r->group, l, &device_flags));
+        RANK_OK(epg_memcpy(self->device, flags, device_flags, sizeof flags));
         for (uint32_t p = 0; p < pairs_in(l); p++)
             for (uint32_t t = 0; t < r->tokens; t++)
                 for (uint32_t h = 0; h < HIDDEN; h++)
@@ -309,8 +326,8 @@ static int come_back(test_rank *self, rig **made, epg_step_plan *plans)
         r->epochs[l] = plans[0].join_epochs[l] - 1;
     for (uint32_t rank = 0; rank < self->size; rank++)
         r->alive |= (uint32_t)plans[rank].alive << rank;
-    rig_free(self->device, s->remains[self->rank]); /* what the life before left behind may go at any later time */
-    s->remains[self->rank] = NULL;
+    if (test_device_kind() == EPG_DEVICE_HOST)
+        free_remains(self); /* at any later time */
     return 0;
 }
 
@@ -342,7 +359,7 @@ static int die(test_rank *self, rig *r)
     if (s->dies_inside && begin_pair(self, r))
         return 1;
     RANK_OK(epg_stream_synchronize(self->device, self->stream));
-    s->remains[self->rank] = r;
+    s->remains[self->rank][self->incarnation] = r;
     uint32_t alone = atomic_load(&s->alone);
     RANK_OK(epg_team_retire(self->team, self->rank));
     while (atomic_load(&s->alone) < alone + s->steps_alone)
@@ -370,6 +387,7 @@ static int mortal(test_rank *self)
         atomic_fetch_add(&s->whole[self->rank][self->incarnation], (unsigned)whole);
     }
     rig_free(self->device, r);
+    free_remains(self);
     return 0;
 }
 
@@ -387,11 +405,14 @@ static void play_once(uint32_t ranks, scene s, int seed)
             assert_true(atomic_load(&s.whole[rank][life]) >= 2);
 }
 
-/* On threads, and in a number of interleavings. */
+/* On threads and, where the device is the host's, in a number of interleavings. */
 static void play(uint32_t ranks, scene s)
 {
+    int seeds = test_device_kind() == EPG_DEVICE_HOST ? 20 : 0;
+    if (test_device_serial())
+        skip();
     for (s.lanes = 1; s.lanes <= LANES_MOST; s.lanes++)
-        for (int seed = -1; seed < 20; seed++)
+        for (int seed = -1; seed < seeds; seed++)
             play_once(ranks, s, seed);
 }
 
@@ -440,5 +461,7 @@ int main(void)
         cmocka_unit_test(a_loss_that_nobody_noticed_is_masked_by_the_admission),
         cmocka_unit_test(several_ranks_join_again_over_the_wrap_of_the_epoch),
     };
+    if (test_device_missing())
+        return 77;
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }
