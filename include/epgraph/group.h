@@ -286,10 +286,10 @@ typedef struct epg_admission {
 
 /* A new group on the place, and with the options, of one that was lost with an earlier incarnation of this rank; groups
  * are joined in the order in which they were created. Where it fails, retire the place and take it anew. Not
- * collective, not during capture. Its region is clean on return, so report `join` after it. Until epg_group_admit it can
- * rehearse and capture, and nothing else: an eager operation is EPG_ERR_STATE, a replay a rehearsal that leaves a record
- * of EPG_ERR_STATE. The group of the life before is still to be destroyed: on a GPU when no step is in flight, since
- * freeing memory waits there for kernels of other streams, which may wait for this rank. */
+ * collective, not during capture. Its region is clean on return, so report `join` after it. Until epg_group_admit it
+ * can rehearse and capture, and nothing else: an eager operation is EPG_ERR_STATE, a replay a rehearsal that leaves a
+ * record of EPG_ERR_STATE. The group of the life before is still to be destroyed: on a GPU when no step is in flight,
+ * since freeing memory waits there for kernels of other streams, which may wait for this rank. */
 EPG_API epg_status epg_group_join(epg_team *team, const epg_group_options *options, epg_group **group);
 
 /* Enqueues the admission on `stream`: after the earlier pairs of all lanes and before all later ones, with no pair
