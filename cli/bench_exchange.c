@@ -8,26 +8,29 @@
 
 enum { FILL_BYTES = 8 << 20, SETS_BYTES = 128 << 20, VERIFIED = 16 };
 
-/* Values of either sign between 0.5 and 2: none is zero, none is large. */
+/* Values of either sign between 0.5 and 2: none is zero, none is large. Any bytes for opaque rows. */
 static void fill_random(void *rows, size_t bytes, epg_dtype type, uint64_t seed)
 {
     if (type == EPG_FLOAT32)
         for (size_t i = 0; i < bytes / 4; i++)
             ((uint32_t *)rows)[i] = 0x3F000000u | ((uint32_t)bench_random(&seed) & 0x80FFFFFFu);
-    else
+    else if (type == EPG_BFLOAT16)
         for (size_t i = 0; i < bytes / 2; i++)
             ((uint16_t *)rows)[i] = (uint16_t)(0x3F00u | (bench_random(&seed) & 0x80FFu));
+    else
+        for (size_t i = 0; i < bytes; i++)
+            ((uint8_t *)rows)[i] = (uint8_t)bench_random(&seed);
 }
 
 /* Device memory of random values; the same block again and again where it is large. */
-static epg_status make_rows(bench_exchange *x, size_t bytes, uint64_t seed, void **rows)
+static epg_status make_rows(bench_exchange *x, size_t bytes, epg_dtype type, uint64_t seed, void **rows)
 {
     epg_device *device = x->rank->device;
     size_t block = bytes < FILL_BYTES ? bytes : FILL_BYTES;
     void *values = malloc(block);
     if (!values)
         return bench_fail(x->rank, "no memory for inputs");
-    fill_random(values, block, x->what->row_type, seed);
+    fill_random(values, block, type, seed);
     epg_status status = epg_memory_alloc(device, EPG_MEMORY_DEVICE, bytes, rows);
     for (size_t at = 0; at < bytes && status == EPG_OK; at += block)
         status = epg_memcpy(device, (char *)*rows + at, values, bytes - at < block ? bytes - at : block);
@@ -54,26 +57,36 @@ static epg_status make_weights(bench_exchange *x, void **weights)
     return status;
 }
 
+int bench_exchange_returns_input(const bench_case *what)
+{
+    return what->layout != EPG_LAYOUT_IN_PLACE && (what->row_type == EPG_FLOAT32 || what->row_type == EPG_BFLOAT16);
+}
+
 static epg_status make_set(bench_exchange *x, const bench_routing *routing, uint32_t set)
 {
     const bench_case *what = x->what;
     bench_buffers *b = &x->sets[set];
+    bench_row_sizes size = bench_sizes_of(what);
     epg_dispatch_view view = EPG_DISPATCH_VIEW_INIT;
-    size_t choices = (size_t)what->tokens * what->topk, bytes = what->tokens * bench_row_bytes(what);
+    epg_dtype combine = what->row_type == EPG_FLOAT32 ? EPG_FLOAT32 : EPG_BFLOAT16;
+    epg_dtype input = what->row_type == EPG_OPAQUE ? EPG_OPAQUE : combine;
+    size_t choices = (size_t)what->tokens * what->topk;
     uint64_t seed = (uint64_t)x->rank->rank * BENCH_SETS_MAX + set + 1;
     TRY(epg_group_view(x->group, 0, &view));
-    TRY(make_rows(x, bytes, seed << 32, &b->rows));
-    TRY(make_rows(x, bytes, seed << 33, &b->out));
+    TRY(make_rows(x, what->tokens * size.input, input, seed << 32, &b->rows));
+    TRY(make_rows(x, what->tokens * size.output, combine, seed << 33, &b->out));
     TRY(copy_in(x, routing->ids + x->rank->rank * choices, choices * sizeof(int32_t), &b->ids));
     TRY(make_weights(x, &b->weights));
-    if (view.row_index)
-        TRY(make_rows(x, view.row_capacity * bench_row_bytes(what), seed << 34, &b->expert_rows));
+    if (size.input_scales)
+        TRY(make_rows(x, what->tokens * size.input_scales, EPG_OPAQUE, seed << 35, &b->scales));
+    if (!bench_exchange_returns_input(what))
+        TRY(make_rows(x, view.row_capacity * size.output, combine, seed << 34, &b->expert_rows));
     return EPG_OK;
 }
 
 static uint32_t choose_sets(const bench_case *what)
 {
-    uint64_t bytes = 2 * (uint64_t)what->ranks * what->tokens * bench_row_bytes(what);
+    uint64_t bytes = 2 * (uint64_t)what->ranks * what->tokens * bench_sizes_of(what).output;
     uint64_t sets = SETS_BYTES / bytes + 1;
     sets = sets < what->pairs ? sets : what->pairs;
     return sets < BENCH_SETS_MAX ? (uint32_t)sets : BENCH_SETS_MAX;
@@ -87,6 +100,10 @@ void bench_group_options(const bench_case *what, const bench_routing *routing, e
     options->max_tokens = what->tokens;
     options->row_type = what->row_type;
     options->layout = what->layout;
+    if (what->row_type == EPG_OPAQUE) {
+        options->row_bytes = (uint32_t)bench_sizes_of(what).input;
+        options->scale_bytes = (uint32_t)bench_sizes_of(what).input_scales;
+    }
     if (what->layout == EPG_LAYOUT_MASKED)
         options->rows_per_expert = routing->expert_rows;
     else
@@ -103,7 +120,8 @@ epg_status bench_memory_of(const bench_case *what, const bench_routing *routing,
     uint64_t rows = routing->rank_rows;
     if (what->layout == EPG_LAYOUT_MASKED)
         rows = (uint64_t)routing->expert_rows * (what->experts / what->ranks);
-    *memory = (bench_memory){stats.region_bytes + stats.local_bytes, stats.expert_input_bytes, rows * bench_row_bytes(what)};
+    *memory = (bench_memory){stats.region_bytes + stats.local_bytes, stats.expert_input_bytes,
+                             rows * bench_sizes_of(what).output};
     return status;
 }
 
@@ -125,7 +143,7 @@ void bench_exchange_destroy(bench_exchange *x)
     epg_group_destroy(x->group);
     for (uint32_t set = 0; set < BENCH_SETS_MAX; set++) {
         bench_buffers *b = &x->sets[set];
-        void *const memory[] = {b->rows, b->ids, b->weights, b->out, b->expert_rows};
+        void *const memory[] = {b->rows, b->ids, b->weights, b->out, b->scales, b->expert_rows};
         for (size_t i = 0; i < sizeof(memory) / sizeof(memory[0]); i++)
             epg_memory_free(x->rank->device, EPG_MEMORY_DEVICE, memory[i]);
     }
@@ -143,6 +161,7 @@ static epg_status one_pair(bench_exchange *x, epg_mode mode, uint32_t tokens, ep
     args.rows = b->rows;
     args.topk_ids = b->ids;
     args.topk_weights = b->weights;
+    args.scales = b->scales;
     TRY(epg_dispatch(x->group, &args, &view, stream));
     if (between)
         TRY(epg_event_record(x->rank->device, between, stream));
@@ -195,7 +214,8 @@ static epg_status compare(const bench_exchange *x, const void *sent, const void 
 static epg_status verify_rows(bench_exchange *x)
 {
     const bench_buffers *b = &x->sets[0];
-    size_t tokens = x->what->tokens < VERIFIED ? x->what->tokens : VERIFIED, bytes = tokens * bench_row_bytes(x->what);
+    size_t tokens = x->what->tokens < VERIFIED ? x->what->tokens : VERIFIED;
+    size_t bytes = tokens * bench_sizes_of(x->what).output;
     void *sent = malloc(bytes), *got = malloc(bytes);
     epg_status status = sent && got ? EPG_OK : bench_fail(x->rank, "no memory for %zu rows to compare", tokens);
     if (status == EPG_OK)
@@ -219,5 +239,5 @@ epg_status bench_exchange_verify(bench_exchange *x)
         return bench_fail(x->rank, "%llu rows were dropped, %llu tokens flagged, %llu ids bad",
                           (unsigned long long)stats.dropped_rows, (unsigned long long)stats.flagged,
                           (unsigned long long)stats.bad_ids);
-    return x->what->layout == EPG_LAYOUT_IN_PLACE ? EPG_OK : verify_rows(x);
+    return bench_exchange_returns_input(x->what) ? verify_rows(x) : EPG_OK;
 }

@@ -16,6 +16,7 @@
 
 /* ---- options ---- */
 
+enum { BENCH_OPAQUE_BLOCK = 32 }; /* elements of an opaque row for each byte of its scales */
 enum { BENCH_LIST_MAX = 32, BENCH_ROUNDS_MAX = 10000 };
 
 typedef struct bench_list {
@@ -76,8 +77,12 @@ typedef struct bench_bytes {
 } bench_bytes;
 bench_bytes bench_bytes_of(const bench_case *what, const bench_routing *routing);
 
-/* Bytes of one row as it travels, and as experts return it. */
-size_t bench_row_bytes(const bench_case *what);
+/* Bytes of one row: as the caller has it, with its scales; as it travels and is copied for experts, with its scales; as
+ * experts return it and combine carries it. */
+typedef struct bench_row_sizes {
+    size_t input, input_scales, wire, output;
+} bench_row_sizes;
+bench_row_sizes bench_sizes_of(const bench_case *what);
 
 /* ---- ranks ---- */
 
@@ -141,7 +146,8 @@ enum { BENCH_SETS_MAX = 8 };
 
 typedef struct bench_buffers {
     void *rows, *ids, *weights, *out;
-    void *expert_rows;          /* in place: what the experts would have written; NULL else */
+    void *scales;               /* opaque rows; NULL else */
+    void *expert_rows;          /* where combine cannot take the experts' input: random rows; NULL else */
 } bench_buffers;
 
 typedef struct bench_exchange {
@@ -163,11 +169,15 @@ void bench_exchange_destroy(bench_exchange *exchange);
 epg_status bench_exchange_pairs(bench_exchange *exchange, epg_mode mode, uint32_t tokens, uint32_t pairs,
                                 epg_event between);
 
+/* Do the experts' input rows serve as their output? Neither in place, where an index leads to them, nor in fp8. */
+int bench_exchange_returns_input(const bench_case *what);
+
 /* The same, captured. */
 epg_status bench_exchange_capture(bench_exchange *exchange, epg_mode mode, uint32_t tokens, uint32_t pairs,
                                   epg_graph *graph);
 
-/* Nothing failed, nothing was dropped, and what came back is what was sent (where the experts had it: not in place). */
+/* Nothing failed, nothing was dropped, and what came back is what was sent, where experts
+ * hand back their input. */
 epg_status bench_exchange_verify(bench_exchange *exchange);
 
 /* ---- what comes out ---- */

@@ -3,8 +3,8 @@
 #include "bench_int.h"
 
 enum {
-    KEY_DEVICE = 256, KEY_TOKENS, KEY_HIDDEN, KEY_EXPERTS, KEY_TOPK, KEY_ROWS, KEY_LAYOUT, KEY_MODE, KEY_ROUNDS, KEY_REPLAYS,
-    KEY_PAIRS, KEY_SEED, KEY_JSON, KEY_PLOT
+    KEY_DEVICE = 256, KEY_TOKENS, KEY_HIDDEN, KEY_EXPERTS, KEY_TOPK, KEY_ROWS, KEY_LAYOUT, KEY_MODE, KEY_ROUNDS,
+    KEY_REPLAYS, KEY_PAIRS, KEY_SEED, KEY_JSON, KEY_PLOT
 };
 
 typedef struct name {
@@ -12,7 +12,8 @@ typedef struct name {
     uint32_t value;
 } name;
 
-static const name row_types[] = {{"f32", EPG_FLOAT32}, {"bf16", EPG_BFLOAT16}, {NULL, 0}};
+static const name row_types[] = {
+    {"f32", EPG_FLOAT32}, {"bf16", EPG_BFLOAT16}, {"fp8", EPG_FLOAT8_E4M3}, {"opaque", EPG_OPAQUE}, {NULL, 0}};
 static const name layouts[] = {
     {"in-place", EPG_LAYOUT_IN_PLACE}, {"contiguous", EPG_LAYOUT_CONTIGUOUS}, {"masked", EPG_LAYOUT_MASKED}, {NULL, 0}};
 static const name modes[] = {{"ll", EPG_MODE_LL}, {"ht", EPG_MODE_HT}, {NULL, 0}};
@@ -22,7 +23,7 @@ static const struct argp_option exchange_table[] = {
     {"ranks", 'r', "LIST", 0, "virtual ranks", 1},
     {"tokens", KEY_TOKENS, "LIST", 0, "tokens that each rank sends", 1},
     {"hidden", KEY_HIDDEN, "LIST", 0, "elements of a row, a multiple of 8", 1},
-    {"row-type", KEY_ROWS, "LIST", 0, "f32, bf16 (bf16)", 1},
+    {"row-type", KEY_ROWS, "LIST", 0, "f32, bf16, fp8, opaque (bf16)", 1},
     {"layout", KEY_LAYOUT, "LIST", 0, "in-place, contiguous, masked (all)", 1},
     {"mode", KEY_MODE, "LIST", 0, "ll, ht (both)", 1},
     {"experts", KEY_EXPERTS, "N", 0, "over all ranks; a multiple of the ranks", 1},
@@ -73,7 +74,8 @@ static void parse_numbers(struct argp_state *state, const char *option, const ch
     } while (rest);
 }
 
-static void parse_names(struct argp_state *state, const char *option, const char *text, const name *names, bench_list *list)
+static void parse_names(struct argp_state *state, const char *option, const char *text, const name *names,
+                        bench_list *list)
 {
     char copy[1024], *rest = NULL;
     list->count = 0;

@@ -149,7 +149,8 @@ static int run_case(void *ctx, const bench_case *what)
     for (int i = 0; i < SERIES; i++)
         failed |= bench_series_make(&job.series[i], what->ranks, what->rounds);
     if (failed)
-        fprintf(stderr, "%s: no memory for %u tokens on each of %u ranks\n", run->options->name, what->tokens, what->ranks);
+        fprintf(stderr, "%s: no memory for %u tokens on each of %u ranks\n", run->options->name, what->tokens,
+                what->ranks);
     int code = failed ? CLI_FAILED : bench_on_ranks(run->options->name, run->device, what->ranks, run_rank, &job);
     if (code == CLI_OK)
         code = report_case(run, &job);

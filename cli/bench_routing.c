@@ -79,20 +79,36 @@ void bench_routing_free(bench_routing *routing)
     *routing = (bench_routing){0};
 }
 
-size_t bench_row_bytes(const bench_case *what) { return (size_t)what->hidden * (what->row_type == EPG_FLOAT32 ? 4 : 2); }
+/* fp8 rows are quantised by the sender, so the caller has bf16; opaque ones are laid out as MXFP8 would be: a byte for
+ * each element and a byte of scale for each 32. Combine carries float32 for float32, and bf16 else. */
+bench_row_sizes bench_sizes_of(const bench_case *what)
+{
+    size_t hidden = what->hidden, half = 2 * hidden;
+    switch (what->row_type) {
+    case EPG_FLOAT32: return (bench_row_sizes){4 * hidden, 0, 4 * hidden, 4 * hidden};
+    case EPG_BFLOAT16: return (bench_row_sizes){half, 0, half, half};
+    case EPG_FLOAT8_E4M3:
+        return (bench_row_sizes){half, 0, hidden + 4 * ((hidden + EPG_SCALE_BLOCK - 1) / EPG_SCALE_BLOCK), half};
+    case EPG_OPAQUE: {
+        size_t scales = (hidden + BENCH_OPAQUE_BLOCK - 1) / BENCH_OPAQUE_BLOCK;
+        return (bench_row_sizes){hidden, scales, hidden + scales, half};
+    }
+    }
+    return (bench_row_sizes){0};
+}
 
 /* Between ranks a row is written once for each destination, there copied for each expert (but in place), and the
  * partial sums take the same way back. On one rank nothing travels: rows go straight to their experts, and in place
  * into the slots. */
 bench_bytes bench_bytes_of(const bench_case *what, const bench_routing *routing)
 {
+    bench_row_sizes size = bench_sizes_of(what);
     uint64_t tokens = (uint64_t)what->ranks * what->tokens, copies = routing->copies, routes = routing->routes;
     int in_place = what->layout == EPG_LAYOUT_IN_PLACE;
-    uint64_t dispatch = tokens + copies + (in_place ? 0 : copies + routes);
-    uint64_t combine = routes + copies + copies + tokens;
+    uint64_t written = copies + (in_place ? 0 : copies + routes), back = routes + 2 * copies + tokens;
     if (what->ranks == 1) {
-        dispatch = tokens + (in_place ? copies : routes);
-        combine = routes + tokens;
+        written = in_place ? copies : routes;
+        back = routes + tokens;
     }
-    return (bench_bytes){dispatch * bench_row_bytes(what), combine * bench_row_bytes(what)};
+    return (bench_bytes){tokens * (size.input + size.input_scales) + written * size.wire, back * size.output};
 }

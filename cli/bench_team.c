@@ -74,8 +74,8 @@ static void run_threads(bench_team *all, bench_rank *ranks, pthread_t *threads, 
         pthread_join(threads[r], NULL);
 }
 
-int bench_on_ranks(const char *name, epg_device *device, uint32_t count, epg_status (*body)(void *ctx, bench_rank *rank),
-                   void *ctx)
+int bench_on_ranks(const char *name, epg_device *device, uint32_t count,
+                   epg_status (*body)(void *ctx, bench_rank *rank), void *ctx)
 {
     bench_team all = {.name = name, .body = body, .ctx = ctx, .failed = 1};
     epg_team **teams = calloc(count, sizeof *teams);

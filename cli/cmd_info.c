@@ -88,18 +88,19 @@ static void print_memory(const epg_preset *preset, const info_options *options)
 {
     epg_group_options group = EPG_GROUP_OPTIONS_INIT;
     epg_group_stats stats = EPG_GROUP_STATS_INIT;
-    char region[32], local[32];
+    char region[32], local[32], rows[32];
     group.experts = preset->shape.experts;
     group.hidden = preset->shape.hidden;
     group.topk = preset->shape.topk;
     group.max_tokens = options->tokens;
     group.row_type = preset->published ? EPG_BFLOAT16 : EPG_FLOAT32;
+    group.layout = EPG_LAYOUT_CONTIGUOUS; /* in place the experts' input is in the symmetric memory */
     if (epg_group_plan_bytes(&group, options->ranks, &stats) != EPG_OK)
         printf("  %-20s %s\n", preset->name, epg_message());
     else
-        printf("  %-20s %12s symmetric, %12s local (%s rows)\n", preset->name,
-               cli_bytes(stats.region_bytes, region, sizeof(region)), cli_bytes(stats.local_bytes, local, sizeof(local)),
-               preset->published ? "bf16" : "float32");
+        printf("  %-20s %12s %12s %14s  %s\n", preset->name, cli_bytes(stats.region_bytes, region, sizeof(region)),
+               cli_bytes(stats.local_bytes, local, sizeof(local)),
+               cli_bytes(stats.expert_input_bytes, rows, sizeof(rows)), preset->published ? "bf16" : "float32");
 }
 
 static void print_presets(const info_options *options)
@@ -110,7 +111,10 @@ static void print_presets(const info_options *options)
     for (size_t i = 0; i < epg_preset_count(); i++)
         if (!options->preset || options->preset == epg_preset_at(i))
             print_preset(epg_preset_at(i));
-    printf("\nMemory of the exchange, per rank, for %u ranks that send up to %u tokens\n", options->ranks, options->tokens);
+    printf("\nMemory of the exchange, per rank, for %u ranks that send up to %u tokens. Apart from the protocol's: room for\n"
+           "every row that can come to the experts, once for their input (not in place) and once for their output\n"
+           "  %-20s %12s %12s %14s  %s\n",
+           options->ranks, options->tokens, "name", "symmetric", "local", "experts' rows", "rows");
     for (size_t i = 0; i < epg_preset_count(); i++)
         if (!options->preset || options->preset == epg_preset_at(i))
             print_memory(epg_preset_at(i), options);

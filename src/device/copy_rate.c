@@ -105,7 +105,8 @@ epg_status epg_device_copy_rate(epg_device *device, size_t bytes, double *bytes_
     if (!device || !bytes_per_second)
         return epg__fail(EPG_ERR_INVALID, "%s: %s is NULL", __func__, device ? "bytes_per_second" : "device");
     if (bytes < LEAST_BYTES)
-        return epg__fail(EPG_ERR_INVALID, "%s: %zu bytes are too few for a rate, below %d", __func__, bytes, LEAST_BYTES);
+        return epg__fail(EPG_ERR_INVALID, "%s: %zu bytes are too few for a rate, below %d", __func__, bytes,
+                         LEAST_BYTES);
     if (device->simulator)
         return epg__fail(EPG_ERR_UNSUPPORTED, "%s: a simulated device's time is virtual", __func__);
     epg_status status = create(&c);

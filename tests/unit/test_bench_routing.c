@@ -89,6 +89,23 @@ static void bytes_are_those_worked_out_by_hand(void **state)
     assert_int_equal(bench_bytes_of(&what, &routing).dispatch, 32 * (10 + 10));
 }
 
+/* 256 elements: 512 bytes in bf16, 256 and two float32 scales in fp8, 256 and 8 bytes of scales opaque. */
+static void bytes_of_rows_with_scales(void **state)
+{
+    (void)state;
+    bench_routing routing = {.copies = 30, .routes = 160};
+    bench_case what = a_case(2, 10, EPG_LAYOUT_CONTIGUOUS);
+    what.hidden = 256;
+    what.row_type = EPG_FLOAT8_E4M3;
+    assert_int_equal(bench_bytes_of(&what, &routing).dispatch, 20 * 512 + (30 + 30 + 160) * 264);
+    assert_int_equal(bench_bytes_of(&what, &routing).combine, (160 + 30 + 30 + 20) * 512);
+    what.row_type = EPG_OPAQUE;
+    assert_int_equal(bench_bytes_of(&what, &routing).dispatch, (20 + 30 + 30 + 160) * 264);
+    assert_int_equal(bench_bytes_of(&what, &routing).combine, (160 + 30 + 30 + 20) * 512);
+    what.layout = EPG_LAYOUT_IN_PLACE;
+    assert_int_equal(bench_bytes_of(&what, &routing).dispatch, (20 + 30) * 264);
+}
+
 static void times_are_the_slowest_ranks(void **state)
 {
     (void)state;
@@ -107,6 +124,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(counts_are_those_of_the_ids), cmocka_unit_test(a_seed_is_a_routing),
-        cmocka_unit_test(bytes_are_those_worked_out_by_hand), cmocka_unit_test(times_are_the_slowest_ranks)};
+        cmocka_unit_test(bytes_are_those_worked_out_by_hand), cmocka_unit_test(bytes_of_rows_with_scales),
+        cmocka_unit_test(times_are_the_slowest_ranks)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
