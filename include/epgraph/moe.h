@@ -80,14 +80,38 @@ EPG_API epg_status epg_checkpoint_write(const char *directory, const epg_checkpo
 
 typedef struct epg_model epg_model;
 
+/* What a step's stream works at. The phases of a step follow one another without a gap. */
+typedef enum epg_model_phase {
+    EPG_MODEL_EMBED = 0,
+    EPG_MODEL_NORM = 1,
+    EPG_MODEL_GATE = 2,
+    EPG_MODEL_DISPATCH = 3,
+    EPG_MODEL_EXPERTS = 4,
+    EPG_MODEL_COMBINE = 5,
+    EPG_MODEL_ADD = 6,         /* the layer's output to its input */
+    EPG_MODEL_HEAD = 7,        /* the final norm; head and argmax where they are asked for */
+    EPG_MODEL_END = 8          /* all is enqueued */
+} epg_model_phase;
+
+/* Called while a step is enqueued, ahead of each phase (which ends the one before) and at the end, so that a caller puts
+ * timestamps there, say: what it enqueues on `stream` is part of the step, and captured with it. `layer` counts from 0;
+ * it is 0 for EMBED and the number of layers for HEAD and END. A failure ends the step and is returned.
+ *
+ * A step makes EPG_MODEL_MARKS(layers) of these calls, the same in the same order each time; epg_model_layer those of
+ * its layer, and END with its own number. */
+typedef epg_status (*epg_model_mark_fn)(void *ctx, uint32_t layer, epg_model_phase phase, epg_stream stream);
+#define EPG_MODEL_MARKS(layers) (6 * (layers) + 3)
+
 typedef struct epg_model_options {
     uint32_t size;
     int keep_states;           /* 1: keep every layer's input and the last one's output (states) */
     epg_experts_fn experts;    /* the caller's own experts, called with the layer's index to enqueue them; no expert of
                                   the checkpoint is loaded then. NULL: the checkpoint's */
     void *experts_ctx;
+    epg_model_mark_fn mark;    /* NULL: nothing is called, nothing is enqueued for it */
+    void *mark_ctx;
 } epg_model_options;
-#define EPG_MODEL_OPTIONS_INIT {sizeof(epg_model_options), 0, NULL, NULL}
+#define EPG_MODEL_OPTIONS_INIT {sizeof(epg_model_options), 0, NULL, NULL, NULL, NULL}
 
 /* Loads what this rank needs: its own experts (and no other's bytes), router, norms, embedding and head. The group's
  * experts, hidden and topk must be the checkpoint's (EPG_ERR_MISMATCH). A tensor missing, misshapen, mistyped or all

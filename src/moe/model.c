@@ -39,7 +39,7 @@ static epg_status choose_experts(epg_model *model, const epg_model_options *opti
 {
     epg_experts_options experts = EPG_EXPERTS_OPTIONS_INIT;
     epg_dispatch_view view = EPG_DISPATCH_VIEW_INIT;
-    if (options && options->size >= sizeof *options && options->experts) {
+    if (options->experts) {
         model->experts_fn = options->experts;
         model->experts_ctx = options->experts_ctx;
         return EPG_OK;
@@ -96,21 +96,26 @@ epg_status epg_model_create(epg_group *group, const epg_checkpoint *checkpoint, 
     epg_status status;
     if (!group || !checkpoint || !out)
         return epg__fail(EPG_ERR_INVALID, "epg_model_create: %s is NULL", !group ? "group" : !checkpoint ? "checkpoint" : "model");
-    if (options)
+    epg_model_options chosen = EPG_MODEL_OPTIONS_INIT;
+    if (options) {
         EPG__CHECK_SIZE(options, offsetof(epg_model_options, experts));
+        memcpy(&chosen, options, options->size < sizeof chosen ? options->size : sizeof chosen);
+    }
     epg_model *model = epg__zalloc(1, sizeof *model, "a model");
     if (!model)
         return EPG_ERR_NO_MEMORY;
     model->shape.size = sizeof model->shape;
     model->limits.size = sizeof model->limits;
     model->buffers.size = sizeof model->buffers;
+    model->mark = chosen.mark;
+    model->mark_ctx = chosen.mark_ctx;
     EPG_TRY_GOTO(epg_checkpoint_shape(checkpoint, &model->shape), destroy);
     EPG_TRY_GOTO(bind_group(model, group), destroy);
     model->weight_type = model->kernels->weight_type(model->limits.row_type, epg_checkpoint_type(checkpoint));
     EPG_TRY_GOTO(model->kernels->create(model), destroy);
-    EPG_TRY_GOTO(choose_experts(model, options), destroy);
+    EPG_TRY_GOTO(choose_experts(model, &chosen), destroy);
     EPG_TRY_GOTO(epg__model_load(model, checkpoint), destroy);
-    EPG_TRY_GOTO(alloc_buffers(model, options && options->keep_states), destroy);
+    EPG_TRY_GOTO(alloc_buffers(model, chosen.keep_states), destroy);
     *out = model;
     return EPG_OK;
 destroy:
@@ -161,6 +166,11 @@ static epg_status check_args(const epg_model *model, const epg_model_step_args *
 static epg__rows rows_of(const epg_model *model, const uint32_t *tokens, const epg_model_step_args *args)
 {
     return (epg__rows){tokens, args->bucket, model->shape.hidden, model->limits.row_type};
+}
+
+static epg_status mark(const epg_model *model, uint32_t layer, epg_model_phase phase, const epg_model_step_args *args)
+{
+    return model->mark ? model->mark(model->mark_ctx, layer, phase, args->stream) : EPG_OK;
 }
 
 static epg_status enqueue_norm(epg_model *model, const epg__rows *rows, const float *weight, const void *in, void *out,
@@ -218,9 +228,26 @@ static epg_status enqueue_pair(epg_model *model, const epg__rows *rows, uint32_t
     dispatch.rows = b->normed;
     dispatch.topk_ids = b->topk_ids;
     dispatch.topk_weights = b->topk_weights;
+    EPG_TRY(mark(model, layer, EPG_MODEL_DISPATCH, args));
     EPG_TRY(epg_dispatch(model->group, &dispatch, &view, args->stream));
+    EPG_TRY(mark(model, layer, EPG_MODEL_EXPERTS, args));
     EPG_TRY(enqueue_experts(model, layer, &view, args, &expert_rows));
+    EPG_TRY(mark(model, layer, EPG_MODEL_COMBINE, args));
     return epg_combine(model->group, args->lane, expert_rows, b->combined, args->stream);
+}
+
+static epg_status enqueue_layer(epg_model *model, const epg__rows *rows, uint32_t layer, const void *in, void *out,
+                                const epg_model_step_args *args)
+{
+    epg__lane_buffers *b = &model->lanes[args->lane];
+    EPG_TRY(mark(model, layer, EPG_MODEL_NORM, args));
+    EPG_TRY(enqueue_norm(model, rows, model->layers[layer].norm, in, b->normed, args));
+    EPG_TRY(mark(model, layer, EPG_MODEL_GATE, args));
+    EPG_TRY(enqueue_gate(model, rows, layer, args));
+    EPG_TRY(enqueue_pair(model, rows, layer, args));
+    EPG_TRY(mark(model, layer, EPG_MODEL_ADD, args));
+    epg__residual_args residual = {.rows = *rows, .in = in, .add = b->combined, .out = out};
+    return model->kernels->residual(model, &residual, args->stream);
 }
 
 epg_status epg_model_layer(epg_model *model, uint32_t layer, const uint32_t *tokens, const void *in, void *out,
@@ -230,13 +257,9 @@ epg_status epg_model_layer(epg_model *model, uint32_t layer, const uint32_t *tok
     if (layer >= model->shape.layers || !in || !out)
         return epg__fail(EPG_ERR_INVALID, "epg_model_layer: layer is %u of %u, in is %p, out is %p", layer,
                          model->shape.layers, in, out);
-    epg__lane_buffers *b = &model->lanes[args->lane];
     epg__rows rows = rows_of(model, tokens, args);
-    EPG_TRY(enqueue_norm(model, &rows, model->layers[layer].norm, in, b->normed, args));
-    EPG_TRY(enqueue_gate(model, &rows, layer, args));
-    EPG_TRY(enqueue_pair(model, &rows, layer, args));
-    epg__residual_args residual = {.rows = rows, .in = in, .add = b->combined, .out = out};
-    return model->kernels->residual(model, &residual, args->stream);
+    EPG_TRY(enqueue_layer(model, &rows, layer, in, out, args));
+    return mark(model, layer, EPG_MODEL_END, args);
 }
 
 /* ---- a step ---- */
@@ -280,9 +303,14 @@ epg_status epg_model_step(epg_model *model, const epg_model_step_args *args)
     EPG_TRY(check_args(model, args));
     epg__rows rows = rows_of(model, model->buffers.tokens, args);
     uint32_t layers = model->shape.layers;
+    EPG_TRY(mark(model, 0, EPG_MODEL_EMBED, args));
     EPG_TRY(enqueue_embed(model, &rows, state_at(model, 0, args->lane), args));
     for (uint32_t i = 0; i < layers; i++)
-        EPG_TRY(epg_model_layer(model, i, rows.tokens, state_at(model, i, args->lane), state_at(model, i + 1, args->lane), args));
-    EPG_TRY(enqueue_norm(model, &rows, model->final_norm, state_at(model, layers, args->lane), model->buffers.hidden, args));
-    return args->head ? enqueue_head(model, &rows, args) : EPG_OK;
+        EPG_TRY(enqueue_layer(model, &rows, i, state_at(model, i, args->lane), state_at(model, i + 1, args->lane), args));
+    void *last = state_at(model, layers, args->lane);
+    EPG_TRY(mark(model, layers, EPG_MODEL_HEAD, args));
+    EPG_TRY(enqueue_norm(model, &rows, model->final_norm, last, model->buffers.hidden, args));
+    if (args->head)
+        EPG_TRY(enqueue_head(model, &rows, args));
+    return mark(model, layers, EPG_MODEL_END, args);
 }

@@ -37,6 +37,8 @@ struct epg_model {
     epg_experts *experts;           /* NULL where the caller brings its own: */
     epg_experts_fn experts_fn;
     void *experts_ctx;
+    epg_model_mark_fn mark;
+    void *mark_ctx;
     size_t workspace_bytes;
     epg__layer_weights *layers;
     void *embedding, *head;         /* one and the same where the head is tied */
