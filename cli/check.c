@@ -174,6 +174,7 @@ static epg_status serve_again(serve_config config, const char *label, serve_resu
 {
     config.samples = NULL;
     config.sample_count = 0;
+    config.timeline = NULL;
     progress_start(config.bar, label, config.load->positions);
     epg_status status = serve_run(&config, result);
     progress_finish(config.bar);

@@ -19,7 +19,9 @@ typedef struct run_state {
     epg_device *device;
     epg_checkpoint *checkpoint;
     workload load;
-    FILE *json;
+    FILE *json, *timeline_file;
+    timeline *timeline;
+    timeline_counts timeline_counts;
     serve_config config;
     serve_sample *samples;
     uint32_t sample_count;
@@ -74,13 +76,19 @@ static int open_workload(run_state *run)
     return status ? cli_bad_input(run->name, message) : CLI_OK;
 }
 
-static int open_json(run_state *run)
+static int open_output(const run_state *run, const char *option, const char *name, FILE **file)
 {
     char message[700];
-    if (!run->options.json || (run->json = fopen(run->options.json, "w")))
+    if (!name || (*file = fopen(name, "w")))
         return CLI_OK;
-    snprintf(message, sizeof(message), "--json %s: %s", run->options.json, strerror(errno));
+    snprintf(message, sizeof(message), "--%s %s: %s", option, name, strerror(errno));
     return cli_bad_input(run->name, message);
+}
+
+static int open_outputs(run_state *run)
+{
+    int code = open_output(run, "json", run->options.json, &run->json);
+    return code ? code : open_output(run, "timeline", run->options.timeline, &run->timeline_file);
 }
 
 static int configure(run_state *run)
@@ -102,6 +110,9 @@ static int configure(run_state *run)
     config->bar = &run->bar;
     if (options->check && check_choose_samples(config, SAMPLES, &run->samples, &run->sample_count))
         return cli_bad_input(run->name, "no memory for the oracle's sample");
+    if (options->timeline && !(run->timeline = timeline_create(run->device, options->ranks, options->timeline_steps)))
+        return cli_bad_input(run->name, "no memory for the timeline");
+    config->timeline = run->timeline;
     config->samples = run->samples;
     config->sample_count = run->sample_count;
     return CLI_OK;
@@ -119,15 +130,28 @@ static int exit_code(const serve_result *result)
     }
 }
 
+/* Of a run that failed, too: what was recorded until then. */
+static int write_timeline(run_state *run)
+{
+    if (!run->timeline || timeline_is_empty(run->timeline) ||
+        !timeline_write(run->timeline, run->timeline_file, &run->timeline_counts))
+        return CLI_OK;
+    fprintf(stderr, "%s: --timeline %s could not be written: %s\n", run->name, run->options.timeline, strerror(errno));
+    return CLI_FAILED;
+}
+
 static int serve(run_state *run)
 {
     progress_start(&run->bar, "serving", run->load.positions);
     epg_status status = serve_run(&run->config, &run->result);
     progress_finish(&run->bar);
+    int written = write_timeline(run);
     if (status) {
         fprintf(stderr, "%s: %s\n", run->name, run->result.message);
         return exit_code(&run->result);
     }
+    if (written != CLI_OK)
+        return written;
     if (run->options.check && check_run(&run->config, &run->result, &run->other_times, &run->check)) {
         fprintf(stderr, "%s: %s\n", run->name, run->check.message);
         return CLI_FAILED;
@@ -148,6 +172,8 @@ static int report_all(run_state *run)
         return CLI_FAILED;
     }
     out.device = info.name;
+    if (run->timeline)
+        out.timeline = &run->timeline_counts, out.timeline_file = run->options.timeline;
     report_print(&out, stdout);
     if (fflush(stdout)) {
         fprintf(stderr, "%s: standard output could not be written: %s\n", run->name, strerror(errno));
@@ -160,20 +186,22 @@ static int report_all(run_state *run)
 }
 
 /* No empty file is left where a run ended before its figures; devices and pipes are left alone. */
-static void close_json(run_state *run)
+static void close_output(FILE *file, const char *name)
 {
     struct stat info;
-    if (!run->json)
+    if (!file)
         return;
-    int empty = !fstat(fileno(run->json), &info) && S_ISREG(info.st_mode) && info.st_size == 0;
-    fclose(run->json);
+    int empty = !fstat(fileno(file), &info) && S_ISREG(info.st_mode) && info.st_size == 0;
+    fclose(file);
     if (empty)
-        remove(run->options.json);
+        remove(name);
 }
 
 static void tear_down(run_state *run)
 {
-    close_json(run);
+    close_output(run->json, run->options.json);
+    close_output(run->timeline_file, run->options.timeline);
+    timeline_destroy(run->timeline);
     serve_result_free(&run->result);
     free(run->other_times.values);
     check_free_samples(run->samples, run->sample_count);
@@ -185,7 +213,7 @@ static void tear_down(run_state *run)
 int cmd_run(int argc, char **argv)
 {
     run_state run = {.name = argv[0]};
-    int (*const stages[])(run_state *) = {open_model, open_workload, open_json, configure, serve, report_all};
+    int (*const stages[])(run_state *) = {open_model, open_workload, open_outputs, configure, serve, report_all};
     int code = CLI_OK;
     run_options_parse(argc, argv, &run.options);
     for (size_t i = 0; i < sizeof(stages) / sizeof(stages[0]) && code == CLI_OK; i++)

@@ -134,6 +134,18 @@ static void print_checks(const report *run, FILE *stream)
     fprintf(stream, check->oracle_skipped ? "; %u left out, where experts tie)\n" : ")\n", check->oracle_skipped);
 }
 
+static void print_timeline(const report *run, FILE *stream)
+{
+    if (!run->timeline_file)
+        return;
+    fprintf(stream, "Timeline\n  written     %" PRIu64 " events of the first %" PRIu64 " steps to %s\n",
+            run->timeline->events, run->timeline->steps, run->timeline_file);
+    if (run->timeline->steps_over)
+        fprintf(stream, "  left out    %" PRIu64 " later steps (--timeline-steps)\n", run->timeline->steps_over);
+    if (run->timeline->lost)
+        fprintf(stream, "  lost        %" PRIu64 " spans, for want of room or of times\n", run->timeline->lost);
+}
+
 void report_print(const report *run, FILE *stream)
 {
     print_what(run, stream);
@@ -143,4 +155,5 @@ void report_print(const report *run, FILE *stream)
     fprintf(stream, "  tokens      %016" PRIx64 "\n", serve_tokens_digest(run->config->load, run->result));
     fprintf(stream, "  states      %016" PRIx64 "\n", serve_states_digest(run->config->load, run->result));
     print_checks(run, stream);
+    print_timeline(run, stream);
 }

@@ -12,6 +12,8 @@ typedef struct report {
     const serve_times *replay_times, *eager_times; /* either may be empty */
     const check_result *check;
     const char *device, *team, *model, *trace;     /* trace: NULL for synthetic requests */
+    const char *timeline_file;                     /* NULL: there is none */
+    const timeline_counts *timeline;
 } report;
 
 void report_print(const report *report, FILE *stream);

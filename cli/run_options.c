@@ -4,8 +4,11 @@
 #include "run_options.h"
 
 #define MOST_CHUNK 65536u
+#define MOST_TIMELINE_STEPS 1000000u
+#define DEFAULT_TIMELINE_STEPS 200u
 
-enum { KEY_CHECK = 256, KEY_EAGER, KEY_DEVICE, KEY_MODE, KEY_POLICY, KEY_SEED, KEY_BUCKETS, KEY_BATCH, KEY_JSON, KEY_CHUNK };
+enum { KEY_CHECK = 256, KEY_EAGER, KEY_DEVICE, KEY_MODE, KEY_POLICY, KEY_SEED, KEY_BUCKETS, KEY_BATCH, KEY_JSON, KEY_CHUNK, KEY_TIMELINE,
+       KEY_TIMELINE_STEPS };
 
 static const struct argp_option table[] = {
     {NULL, 0, NULL, 0, "What runs:", 1},
@@ -26,6 +29,9 @@ static const struct argp_option table[] = {
     {"check", KEY_CHECK, NULL, 0, "serve again, eagerly and one phase at a time, and compare every bit; compare a sample with a "
                                   "serial oracle", 3},
     {"json", KEY_JSON, "FILE", 0, "write the figures as JSON", 3},
+    {"timeline", KEY_TIMELINE, "FILE", 0, "write what each rank and its stream did when, as Chrome trace events "
+                                        "(for Perfetto)", 3},
+    {"timeline-steps", KEY_TIMELINE_STEPS, "N", 0, "how many steps of it, the first ones (200)", 3},
     {NULL, 0, NULL, 0, NULL, 0}};
 
 /* "1,2,4" into options->buckets; each above the one before. */
@@ -67,6 +73,10 @@ static void check_together(struct argp_state *state, run_options *options)
         options->batch = largest;
     if (options->batch > largest)
         argp_error(state, "--batch %u is above the largest bucket, %u", options->batch, largest);
+    if (options->timeline_steps && !options->timeline)
+        argp_error(state, "--timeline-steps %u is of --timeline, which is not given", options->timeline_steps);
+    if (!options->timeline_steps)
+        options->timeline_steps = DEFAULT_TIMELINE_STEPS;
 }
 
 static error_t parse_numbers(int key, char *text, struct argp_state *state, run_options *options)
@@ -77,6 +87,9 @@ static error_t parse_numbers(int key, char *text, struct argp_state *state, run_
     case KEY_SEED: options->seed = cli_option_number(state, "seed", text, 0, UINT64_MAX); return 0;
     case KEY_CHUNK: options->chunk = (uint32_t)cli_option_number(state, "chunk", text, 1, MOST_CHUNK); return 0;
     case KEY_BATCH: options->batch = (uint32_t)cli_option_number(state, "batch", text, 1, MOST_CHUNK); return 0;
+    case KEY_TIMELINE_STEPS:
+        options->timeline_steps = (uint32_t)cli_option_number(state, "timeline-steps", text, 1, MOST_TIMELINE_STEPS);
+        return 0;
     case KEY_BUCKETS: parse_buckets(state, text, options); return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -90,6 +103,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case 'm': options->model = text; return 0;
     case 't': options->trace = text; return 0;
     case KEY_JSON: options->json = text; return 0;
+    case KEY_TIMELINE: options->timeline = text; return 0;
     case KEY_EAGER: options->eager = 1; return 0;
     case KEY_CHECK: options->check = 1; return 0;
     case KEY_MODE: options->mode = (epg_mode)parse_name(state, "mode", text, modes); return 0;

@@ -8,7 +8,8 @@
 typedef struct run_options {
     uint32_t ranks, chunk, batch;
     uint32_t requests;          /* 0: not given */
-    const char *model, *trace, *json;
+    const char *model, *trace, *json, *timeline;
+    uint32_t timeline_steps;
     uint32_t buckets[EPG_BUCKETS_MAX];
     uint32_t bucket_count;
     uint64_t seed;

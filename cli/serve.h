@@ -4,6 +4,7 @@
 
 #include "epgraph/epgraph.h"
 #include "progress.h"
+#include "timeline.h"
 #include "workload.h"
 
 /* One position whose states are kept for the oracle. */
@@ -26,6 +27,7 @@ typedef struct serve_config {
     int eager;                  /* decode steps are not captured */
     serve_sample *samples;      /* ascending by position; none: NULL */
     uint32_t sample_count;
+    timeline *timeline;         /* NULL: nothing is recorded */
     progress *bar;
 } serve_config;
 

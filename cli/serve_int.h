@@ -23,6 +23,7 @@ typedef struct serve_rank {
     epg_runner *runner;
     epg_stepper *stepper;
     epg_stream stream;
+    timeline_rank *line;        /* NULL: nothing is recorded */
     schedule schedule;
     epg_runner_input inputs[2];
     uint32_t max_tokens;

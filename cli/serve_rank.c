@@ -49,6 +49,8 @@ static epg_status create_group(serve_rank *rank)
     TRY(epg_group_create(rank->team, &options, &rank->group));
     epg_model_options model_options = EPG_MODEL_OPTIONS_INIT;
     model_options.keep_states = config->sample_count > 0;
+    model_options.mark = rank->line ? timeline_mark : NULL;
+    model_options.mark_ctx = rank->line;
     TRY(epg_model_create(rank->group, config->checkpoint, &model_options, &rank->model));
     return epg_model_get_buffers(rank->model, &rank->buffers);
 }
@@ -61,6 +63,7 @@ static epg_status decode_step(void *ctx, const epg_step_call *call)
     args.bucket = call->bucket;
     args.mode = rank->shared->config->mode;
     args.stream = call->stream;
+    timeline_model_begin(rank->line);
     return epg_model_step(rank->model, &args);
 }
 
@@ -86,6 +89,8 @@ static epg_status create_runner(serve_rank *rank)
     options.bucket_count = config->bucket_count;
     options.groups = &rank->group;
     options.group_count = 1;
+    options.observe = rank->line ? timeline_observe : NULL;
+    options.observe_ctx = rank->line;
     TRY(epg_runner_create(config->device, &options, &rank->runner));
     rank->inputs[0] = (epg_runner_input){"token count", rank->buffers.tokens};
     rank->inputs[1] = (epg_runner_input){"token ids", rank->buffers.ids};
@@ -142,8 +147,10 @@ static epg_status set_up(serve_rank *rank)
     uint32_t largest = config->buckets[config->bucket_count - 1];
     rank->max_tokens = config->chunk > largest ? config->chunk : largest;
     rank->buffers = (epg_model_buffers)EPG_MODEL_BUFFERS_INIT;
-    TRY(create_group(rank));
     TRY(epg_stream_create(config->device, EPG_STREAM_NONBLOCKING, &rank->stream));
+    TRY(timeline_open(config->timeline, rank->rank, config->shape.layers, config->bucket_count, rank->stream,
+                      &rank->line));
+    TRY(create_group(rank));
     TRY(allocate(rank));
     TRY(create_stepper(rank));
     return create_runner(rank);
@@ -156,6 +163,7 @@ static void tear_down(serve_rank *rank)
         epg_stream_synchronize(device, rank->stream);
     epg_runner_destroy(rank->runner);
     epg_stepper_destroy(rank->stepper);
+    timeline_close(rank->line);
     epg_memory_free(device, EPG_MEMORY_PINNED, rank->token_count);
     epg_memory_free(device, EPG_MEMORY_PINNED, rank->ids);
     epg_memory_free(device, EPG_MEMORY_PINNED, rank->next_ids);
@@ -203,7 +211,11 @@ static epg_status enqueue_step(serve_rank *rank, const epg_step_plan *plan, uint
     args.head = 0;
     for (uint32_t i = 0; i < count && !args.head; i++)
         args.head = schedule_generates(rank->shared->config->load, rank->slots[i], &token);
-    return epg_model_step(rank->model, &args);
+    timeline_begin(rank->line, TIMELINE_EAGER, plan->bucket);
+    timeline_model_begin(rank->line);
+    TRY(epg_model_step(rank->model, &args));
+    timeline_end(rank->line);
+    return EPG_OK;
 }
 
 static int compare_sample(const void *key, const void *element)
@@ -283,13 +295,18 @@ static epg_status run_step(serve_rank *rank, const epg_step_plan *plan)
     epg_device *device = rank->shared->config->device;
     uint32_t count = schedule_take(&rank->schedule, plan, rank->slots);
     uint64_t start = epg_device_now_ns(device);
+    TRY(timeline_step_begin(rank->line, plan, count, rank->epoch + 1));
     TRY(enqueue_inputs(rank, count));
     TRY(enqueue_step(rank, plan, count));
     TRY(enqueue_outputs(rank, count));
+    TRY(timeline_step_end(rank->line));
     rank->epoch += plan->pairs[0];
     rank->clock_us = schedule_clock(rank->shared->config->load, rank->clock_us, 0);
     TRY(offer_report(rank));
+    timeline_begin(rank->line, TIMELINE_WAIT, 0);
     TRY(epg_stream_synchronize(device, rank->stream));
+    timeline_end(rank->line);
+    timeline_step_done(rank->line);
     if (plan->phase == EPG_STEP_DECODE)
         TRY(add_time(&rank->times, (double)(epg_device_now_ns(device) - start) / 1000.0));
     epg_group_record group_record = EPG_GROUP_RECORD_INIT;
@@ -324,7 +341,9 @@ static epg_status run_steps(serve_rank *rank)
     epg_step_plan plan;
     TRY(offer_report(rank));
     for (;;) {
+        timeline_begin(rank->line, TIMELINE_EXCHANGE, 0);
         TRY(epg_stepper_end(rank->stepper, &plan, rank->plans));
+        timeline_end(rank->line);
         if (plan.stop)
             return EPG_OK;
         if (!count_step(rank)) {
