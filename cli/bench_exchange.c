@@ -46,7 +46,7 @@ static epg_status copy_in(bench_exchange *x, const void *from, size_t bytes, voi
 
 static epg_status make_weights(bench_exchange *x, void **weights)
 {
-    size_t count = (size_t)x->what->tokens * x->what->topk;
+    size_t count = (size_t)x->what->most_tokens * x->what->topk;
     float *values = malloc(count * sizeof *values);
     if (!values)
         return bench_fail(x->rank, "no memory for inputs");
@@ -70,15 +70,15 @@ static epg_status make_set(bench_exchange *x, const bench_routing *routing, uint
     epg_dispatch_view view = EPG_DISPATCH_VIEW_INIT;
     epg_dtype combine = what->row_type == EPG_FLOAT32 ? EPG_FLOAT32 : EPG_BFLOAT16;
     epg_dtype input = what->row_type == EPG_OPAQUE ? EPG_OPAQUE : combine;
-    size_t choices = (size_t)what->tokens * what->topk;
+    size_t choices = (size_t)what->most_tokens * what->topk;
     uint64_t seed = (uint64_t)x->rank->rank * BENCH_SETS_MAX + set + 1;
     TRY(epg_group_view(x->group, 0, &view));
-    TRY(make_rows(x, what->tokens * size.input, input, seed << 32, &b->rows));
-    TRY(make_rows(x, what->tokens * size.output, combine, seed << 33, &b->out));
+    TRY(make_rows(x, what->most_tokens * size.input, input, seed << 32, &b->rows));
+    TRY(make_rows(x, what->most_tokens * size.output, combine, seed << 33, &b->out));
     TRY(copy_in(x, routing->ids + x->rank->rank * choices, choices * sizeof(int32_t), &b->ids));
     TRY(make_weights(x, &b->weights));
     if (size.input_scales)
-        TRY(make_rows(x, what->tokens * size.input_scales, EPG_OPAQUE, seed << 35, &b->scales));
+        TRY(make_rows(x, what->most_tokens * size.input_scales, EPG_OPAQUE, seed << 35, &b->scales));
     if (!bench_exchange_returns_input(what))
         TRY(make_rows(x, view.row_capacity * size.output, combine, seed << 34, &b->expert_rows));
     return EPG_OK;
@@ -86,7 +86,7 @@ static epg_status make_set(bench_exchange *x, const bench_routing *routing, uint
 
 static uint32_t choose_sets(const bench_case *what)
 {
-    uint64_t bytes = 2 * (uint64_t)what->ranks * what->tokens * bench_sizes_of(what).output;
+    uint64_t bytes = 2 * (uint64_t)what->ranks * what->most_tokens * bench_sizes_of(what).output;
     uint64_t sets = SETS_BYTES / bytes + 1;
     sets = sets < what->pairs ? sets : what->pairs;
     return sets < BENCH_SETS_MAX ? (uint32_t)sets : BENCH_SETS_MAX;
@@ -97,7 +97,7 @@ void bench_group_options(const bench_case *what, const bench_routing *routing, e
     options->experts = what->experts;
     options->hidden = what->hidden;
     options->topk = what->topk;
-    options->max_tokens = what->tokens;
+    options->max_tokens = what->most_tokens;
     options->row_type = what->row_type;
     options->layout = what->layout;
     if (what->row_type == EPG_OPAQUE) {
@@ -150,10 +150,10 @@ void bench_exchange_destroy(bench_exchange *x)
     *x = (bench_exchange){0};
 }
 
-static epg_status one_pair(bench_exchange *x, epg_mode mode, uint32_t tokens, epg_event between)
+epg_status bench_exchange_pair(bench_exchange *x, uint32_t index, epg_mode mode, uint32_t tokens, epg_event between,
+                               epg_stream stream)
 {
-    const bench_buffers *b = &x->sets[x->turn++ % x->set_count];
-    epg_stream stream = x->rank->stream;
+    const bench_buffers *b = &x->sets[index % x->set_count];
     epg_dispatch_args args = EPG_DISPATCH_ARGS_INIT;
     epg_dispatch_view view = EPG_DISPATCH_VIEW_INIT;
     args.mode = mode;
@@ -168,10 +168,11 @@ static epg_status one_pair(bench_exchange *x, epg_mode mode, uint32_t tokens, ep
     return epg_combine(x->group, 0, b->expert_rows ? b->expert_rows : view.rows, b->out, stream);
 }
 
-epg_status bench_exchange_pairs(bench_exchange *x, epg_mode mode, uint32_t tokens, uint32_t pairs, epg_event between)
+epg_status bench_exchange_pairs(bench_exchange *x, epg_mode mode, uint32_t tokens, uint32_t pairs,
+                                epg_stream stream)
 {
     for (uint32_t i = 0; i < pairs; i++)
-        TRY(one_pair(x, mode, tokens, between));
+        TRY(bench_exchange_pair(x, i, mode, tokens, NULL, stream));
     return EPG_OK;
 }
 
@@ -179,7 +180,7 @@ epg_status bench_exchange_capture(bench_exchange *x, epg_mode mode, uint32_t tok
 {
     epg_device *device = x->rank->device;
     TRY(epg_capture_begin(device, x->rank->stream, EPG_CAPTURE_THREAD_LOCAL));
-    epg_status status = bench_exchange_pairs(x, mode, tokens, pairs, NULL);
+    epg_status status = bench_exchange_pairs(x, mode, tokens, pairs, x->rank->stream);
     epg_status ended = epg_capture_end(device, x->rank->stream, graph);
     if (status != EPG_OK && ended == EPG_OK)
         epg_graph_destroy(device, *graph);

@@ -5,6 +5,7 @@
  *   bench_times.c      medians over rounds; pure
  *   bench_team.c       a thread per rank; rounds between two events
  *   bench_exchange.c   one rank's group with inputs, outputs, and the pairs on them
+ *   bench_cases.c      case after case, each on its ranks, each a row of the table
  *   bench_pair.c ...   one file per subcommand
  *   bench_report.c     the table and the JSON; bench_plot.c: the picture */
 #ifndef CLI_BENCH_INT_H
@@ -24,20 +25,36 @@ typedef struct bench_list {
     uint32_t count;
 } bench_list;
 
-typedef struct bench_options {
+typedef struct bench_options bench_options;
+typedef struct bench_run bench_run;
+
+/* What `bench NAME` is. */
+typedef struct bench_what {
+    const char *name, *about;
+    void (*defaults)(bench_options *options);   /* sets lists and numbers of its own; NULL: none */
+    int (*run)(bench_run *run);                 /* fills the table; an exit code */
+    int switches;               /* its pairs are of both modes, with a number of tokens for each */
+    int replays_once;           /* a round has one replay */
+} bench_what;
+
+struct bench_options {
     const char *name;           /* "epgraph bench pair" */
+    const bench_what *what;
     epg_device_options device;
     bench_list ranks, tokens, hidden;
     bench_list row_types, layouts, modes;       /* epg_dtype, epg_layout, epg_mode */
     uint32_t experts, topk;     /* experts 0: 32 for each rank */
+    uint32_t ht_tokens;         /* bench switch; 0: as many as the low-latency pairs have */
     uint32_t rounds, replays, pairs;            /* 0: chosen per case */
     uint64_t seed;
     const char *json, *plot;    /* NULL: not wanted */
-} bench_options;
+};
 
 /* One line of the table: what runs. */
 typedef struct bench_case {
     uint32_t ranks, tokens, hidden, experts, topk;
+    uint32_t ht_tokens;         /* of the other pairs, where a benchmark has two kinds; else 0 */
+    uint32_t most_tokens;       /* the larger of the two: what groups and buffers hold */
     epg_dtype row_type;
     epg_layout layout;
     epg_mode mode;
@@ -45,7 +62,7 @@ typedef struct bench_case {
 } bench_case;
 
 /* Exits with CLI_BAD_INPUT, the option and its value named, where the options cannot be used. */
-void bench_options_parse(int argc, char **argv, const char *about, bench_options *options);
+void bench_options_parse(int argc, char **argv, const bench_what *what, bench_options *options);
 
 /* Calls `each` for every combination of the lists, until one fails. */
 uint32_t bench_case_count(const bench_options *options);
@@ -58,7 +75,7 @@ const char *bench_mode_name(epg_mode mode);
 /* ---- routing ---- */
 
 typedef struct bench_routing {
-    int32_t *ids;               /* [ranks][tokens][topk], distinct for each token */
+    int32_t *ids;               /* [ranks][most_tokens][topk], distinct for each token */
     uint64_t copies;            /* (token, destination rank) pairs over all ranks: rows that travel */
     uint64_t routes;            /* (token, expert) pairs over all ranks */
     uint32_t rank_rows;         /* most rows that the experts of one rank get */
@@ -122,13 +139,17 @@ typedef struct bench_times {
 } bench_times;
 #define BENCH_NO_TIMES ((bench_times){NAN, NAN, NAN})
 
-/* Of the slowest rank in each round. */
+/* The slowest rank's time of a round; NAN where a rank noted that. */
+double bench_series_round(const bench_series *series, uint32_t round);
+
+/* Of the slowest rank in each round. None, where a round is NAN. */
 bench_times bench_series_times(const bench_series *series);
 bench_times bench_times_of(double *us, uint32_t count); /* sorts them */
 
 /* Runs `work` once to warm up, then `rounds` times, all ranks starting together; what it enqueued is waited for and
  * timed on the stream. Each time is divided by `parts`. */
 typedef epg_status (*bench_work)(void *ctx, bench_rank *rank);
+epg_status bench_time(bench_rank *rank, bench_work work, void *ctx, double *us); /* one round */
 epg_status bench_rounds(bench_rank *rank, bench_work work, void *ctx, double parts, bench_series *series);
 
 /* ---- the exchange ---- */
@@ -155,7 +176,7 @@ typedef struct bench_exchange {
     const bench_case *what;
     epg_group *group;
     bench_buffers sets[BENCH_SETS_MAX];
-    uint32_t set_count, turn;   /* pairs take the sets in turn */
+    uint32_t set_count;         /* pairs take the sets in turn */
 } bench_exchange;
 
 /* Random rows and weights of 1 / topk; as many sets of inputs and outputs as keep them from lying in a cache, where a
@@ -164,17 +185,19 @@ epg_status bench_exchange_create(bench_rank *rank, const bench_case *what, const
                                  bench_exchange *exchange);
 void bench_exchange_destroy(bench_exchange *exchange);
 
-/* Enqueues pairs whose experts hand back their input. `marks`, where not NULL, is recorded between dispatch and
- * combine. */
+/* Enqueues pair number `index`, whose experts hand back their input. `between`, where not NULL, is recorded between
+ * dispatch and combine. */
+epg_status bench_exchange_pair(bench_exchange *exchange, uint32_t index, epg_mode mode, uint32_t tokens,
+                               epg_event between, epg_stream stream);
+
+/* Pairs from number 0 on; then the same on the rank's stream, captured. */
 epg_status bench_exchange_pairs(bench_exchange *exchange, epg_mode mode, uint32_t tokens, uint32_t pairs,
-                                epg_event between);
+                                epg_stream stream);
+epg_status bench_exchange_capture(bench_exchange *exchange, epg_mode mode, uint32_t tokens, uint32_t pairs,
+                                  epg_graph *graph);
 
 /* Do the experts' input rows serve as their output? Neither in place, where an index leads to them, nor in fp8. */
 int bench_exchange_returns_input(const bench_case *what);
-
-/* The same, captured. */
-epg_status bench_exchange_capture(bench_exchange *exchange, epg_mode mode, uint32_t tokens, uint32_t pairs,
-                                  epg_graph *graph);
 
 /* Nothing failed, nothing was dropped, and what came back is what was sent, where experts
  * hand back their input. */
@@ -223,7 +246,7 @@ void bench_table_free(bench_table *table);
 typedef struct bench_plot bench_plot;
 
 /* One run of the command, whichever subcommand. */
-typedef struct bench_run {
+struct bench_run {
     const bench_options *options;
     epg_device *device;
     epg_device_info info;
@@ -232,7 +255,7 @@ typedef struct bench_run {
     bench_plot *plot;
     progress bar;
     bench_table table;
-} bench_run;
+};
 
 int bench_report(bench_run *run); /* prints and writes all that is wanted; an exit code */
 
@@ -242,7 +265,30 @@ bench_plot *bench_plot_open(const char *path, char *message, size_t bytes);
 int bench_plot_draw(bench_plot *plot, const bench_table *table, const char *device); /* 0, or -1 if gnuplot failed */
 void bench_plot_close(bench_plot *plot); /* NULL does nothing */
 
-/* ---- the subcommands: fill the table; an exit code ---- */
-int bench_pair(bench_run *run);
+/* ---- the subcommands ---- */
+
+extern const bench_what bench_pair, bench_switch, bench_capture;
+
+enum { BENCH_SERIES_MAX = 8 };
+
+/* One case on all of its ranks. */
+typedef struct bench_job {
+    bench_run *run;
+    const bench_case *what;
+    bench_routing routing;
+    bench_series series[BENCH_SERIES_MAX];
+    double numbers[2];          /* what a benchmark counts beside its times; written by rank 0 */
+} bench_job;
+
+/* What a benchmark does with each case: `body` on every rank, its argument a bench_job; then `report`, which fills a
+ * row of zeros. */
+typedef struct bench_steps {
+    uint32_t series;            /* how many a job needs */
+    epg_status (*body)(void *job, bench_rank *rank);
+    epg_status (*report)(const bench_job *job, bench_value *row);
+} bench_steps;
+
+/* Runs all cases of the options; an exit code. */
+int bench_run_cases(bench_run *run, const bench_steps *steps);
 
 #endif

@@ -4,7 +4,7 @@
 
 enum {
     KEY_DEVICE = 256, KEY_TOKENS, KEY_HIDDEN, KEY_EXPERTS, KEY_TOPK, KEY_ROWS, KEY_LAYOUT, KEY_MODE, KEY_ROUNDS,
-    KEY_REPLAYS, KEY_PAIRS, KEY_SEED, KEY_JSON, KEY_PLOT
+    KEY_REPLAYS, KEY_PAIRS, KEY_HT_TOKENS, KEY_SEED, KEY_JSON, KEY_PLOT
 };
 
 typedef struct name {
@@ -22,20 +22,21 @@ static const struct argp_option exchange_table[] = {
     {NULL, 0, NULL, 0, "What is exchanged (a list A,B,... makes a line for each):", 1},
     {"ranks", 'r', "LIST", 0, "virtual ranks", 1},
     {"tokens", KEY_TOKENS, "LIST", 0, "tokens that each rank sends", 1},
+    {"ht-tokens", KEY_HT_TOKENS, "N", 0, "those of switch's high-throughput pairs (as many)", 1},
     {"hidden", KEY_HIDDEN, "LIST", 0, "elements of a row, a multiple of 8", 1},
     {"row-type", KEY_ROWS, "LIST", 0, "f32, bf16, fp8, opaque (bf16)", 1},
-    {"layout", KEY_LAYOUT, "LIST", 0, "in-place, contiguous, masked (all)", 1},
-    {"mode", KEY_MODE, "LIST", 0, "ll, ht (both)", 1},
+    {"layout", KEY_LAYOUT, "LIST", 0, "in-place, contiguous, masked (all; contiguous for switch and capture)", 1},
+    {"mode", KEY_MODE, "LIST", 0, "ll, ht (both; ll for capture, not for switch)", 1},
     {"experts", KEY_EXPERTS, "N", 0, "over all ranks; a multiple of the ranks", 1},
     {"topk", KEY_TOPK, "N", 0, "experts of a token", 1},
-    {"pairs", KEY_PAIRS, "N", 0, "pairs in a graph (by the number of tokens and ranks)", 1},
+    {"pairs", KEY_PAIRS, "N", 0, "pairs in a graph (by the number of tokens and ranks; 48 for capture)", 1},
     {NULL, 0, NULL, 0, NULL, 0}};
 
 static const struct argp_option common_table[] = {
     {NULL, 0, NULL, 0, "How it is measured:", 2},
     {"device", KEY_DEVICE, "NAME", 0, "host, or cuda (cuda:N for the Nth GPU, from 0) (host)", 2},
     {"rounds", KEY_ROUNDS, "N", 0, "times that are taken", 2},
-    {"replays", KEY_REPLAYS, "N", 0, "replays in each (by the number of tokens and ranks)", 2},
+    {"replays", KEY_REPLAYS, "N", 0, "replays in each (by the number of tokens and ranks; not for capture)", 2},
     {"seed", KEY_SEED, "N", 0, "of the routing (1)", 2},
     {NULL, 0, NULL, 0, "What comes out:", 3},
     {"json", KEY_JSON, "FILE", 0, "write the figures as JSON", 3},
@@ -108,6 +109,13 @@ static uint32_t number(struct argp_state *state, const char *option, const char 
     return (uint32_t)cli_option_number(state, option, text, least, most);
 }
 
+static void only_for(struct argp_state *state, int holds, const char *option)
+{
+    const bench_options *o = state->input;
+    if (!holds)
+        argp_error(state, "--%s is no option of bench %s", option, o->what->name);
+}
+
 static error_t parse_exchange(int key, char *text, struct argp_state *state)
 {
     bench_options *o = state->input;
@@ -117,9 +125,16 @@ static error_t parse_exchange(int key, char *text, struct argp_state *state)
     case KEY_HIDDEN: parse_numbers(state, "hidden", text, 8, 1u << 20, &o->hidden); return 0;
     case KEY_ROWS: parse_names(state, "row-type", text, row_types, &o->row_types); return 0;
     case KEY_LAYOUT: parse_names(state, "layout", text, layouts, &o->layouts); return 0;
-    case KEY_MODE: parse_names(state, "mode", text, modes, &o->modes); return 0;
+    case KEY_MODE:
+        only_for(state, !o->what->switches, "mode");
+        parse_names(state, "mode", text, modes, &o->modes);
+        return 0;
     case KEY_EXPERTS: o->experts = number(state, "experts", text, 1, 1u << 16); return 0;
     case KEY_TOPK: o->topk = number(state, "topk", text, 1, EPG_TOPK_MAX); return 0;
+    case KEY_HT_TOKENS:
+        only_for(state, o->what->switches, "ht-tokens");
+        o->ht_tokens = number(state, "ht-tokens", text, 1, 1u << 20);
+        return 0;
     case KEY_PAIRS: o->pairs = number(state, "pairs", text, 1, 10000); return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -131,7 +146,10 @@ static error_t parse_common(int key, char *text, struct argp_state *state)
     switch (key) {
     case KEY_DEVICE: cli_option_device(state, text, &o->device); return 0;
     case KEY_ROUNDS: o->rounds = number(state, "rounds", text, 1, BENCH_ROUNDS_MAX); return 0;
-    case KEY_REPLAYS: o->replays = number(state, "replays", text, 1, 100000); return 0;
+    case KEY_REPLAYS:
+        only_for(state, !o->what->replays_once, "replays");
+        o->replays = number(state, "replays", text, 1, 100000);
+        return 0;
     case KEY_SEED: o->seed = cli_option_number(state, "seed", text, 0, UINT64_MAX); return 0;
     case KEY_JSON: o->json = text; return 0;
     case KEY_PLOT: o->plot = text; return 0;
@@ -197,13 +215,15 @@ static error_t parse(int key, char *text, struct argp_state *state)
     return 0;
 }
 
-void bench_options_parse(int argc, char **argv, const char *about, bench_options *options)
+void bench_options_parse(int argc, char **argv, const bench_what *what, bench_options *options)
 {
     static const struct argp exchange = {exchange_table, parse_exchange, NULL, NULL, NULL, NULL, NULL},
                              common = {common_table, parse_common, NULL, NULL, NULL, NULL, NULL};
     static const struct argp_child children[] = {{&exchange, 0, NULL, 0}, {&common, 0, NULL, 0}, {NULL, 0, NULL, 0}};
-    const struct argp argp = {NULL, parse, NULL, about, children, NULL, NULL};
-    *options = (bench_options){.name = argv[0], .device = EPG_DEVICE_OPTIONS_INIT, .seed = 1};
+    const struct argp argp = {NULL, parse, NULL, what->about, children, NULL, NULL};
+    *options = (bench_options){.name = argv[0], .what = what, .device = EPG_DEVICE_OPTIONS_INIT, .seed = 1};
+    if (what->defaults)
+        what->defaults(options);
     argp_parse(&argp, argc, argv, 0, NULL, options);
 }
 
@@ -217,7 +237,7 @@ uint32_t bench_case_count(const bench_options *o)
 /* So that a round takes some milliseconds at least, and no longer than it must where ranks are many or rows are. */
 static void choose_counts(const bench_options *o, bench_case *what)
 {
-    int host = o->device.kind == EPG_DEVICE_HOST, large = what->tokens > 256, alone = what->ranks == 1;
+    int host = o->device.kind == EPG_DEVICE_HOST, large = what->most_tokens > 256, alone = what->ranks == 1;
     uint32_t pairs = alone && !large ? 1 : host || large ? 2 : 10, replays = large || host ? 2 : alone ? 50 : 4;
     what->pairs = o->pairs ? o->pairs : pairs;
     what->replays = o->replays ? o->replays : replays;
@@ -235,6 +255,8 @@ static bench_case case_at(const bench_options *o, uint32_t index)
     }
     bench_case what = {.tokens = picked[0], .mode = (epg_mode)picked[1], .layout = (epg_layout)picked[2],
                        .row_type = (epg_dtype)picked[3], .hidden = picked[4], .ranks = picked[5], .topk = o->topk};
+    what.ht_tokens = !o->what->switches ? 0 : o->ht_tokens ? o->ht_tokens : what.tokens;
+    what.most_tokens = what.ht_tokens > what.tokens ? what.ht_tokens : what.tokens;
     what.experts = o->experts ? o->experts : 32 * what.ranks;
     choose_counts(o, &what);
     return what;

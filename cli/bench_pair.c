@@ -1,5 +1,5 @@
 /* `epgraph bench pair`: a dispatch and its combine, replayed and eager. */
-#include <math.h>
+#include <string.h>
 #include "bench_int.h"
 
 #define TRY(call) do { epg_status try_status = (call); if (try_status) return try_status; } while (0)
@@ -32,13 +32,6 @@ static const bench_column columns[] = {
 };
 enum { COLUMNS = sizeof(columns) / sizeof(columns[0]) };
 
-/* One case on all of its ranks. */
-typedef struct pair_job {
-    const bench_case *what;
-    bench_routing routing;
-    bench_series series[SERIES];
-} pair_job;
-
 typedef struct pair_rank {
     bench_exchange exchange;
     epg_graph graph;
@@ -57,12 +50,12 @@ static epg_status replay(void *ctx, bench_rank *rank)
 static epg_status eager(void *ctx, bench_rank *rank)
 {
     bench_exchange *x = &((pair_rank *)ctx)->exchange;
-    (void)rank;
-    return bench_exchange_pairs(x, x->what->mode, x->what->tokens, x->what->replays * x->what->pairs, NULL);
+    uint32_t pairs = x->what->replays * x->what->pairs;
+    return bench_exchange_pairs(x, x->what->mode, x->what->tokens, pairs, rank->stream);
 }
 
 /* The halves apart: an event between them, one pair to a round. */
-static epg_status halves(pair_rank *r, pair_job *job)
+static epg_status halves(pair_rank *r, bench_job *job)
 {
     bench_rank *rank = r->exchange.rank;
     const bench_case *what = job->what;
@@ -71,7 +64,7 @@ static epg_status halves(pair_rank *r, pair_job *job)
     for (uint32_t round = 0; round < what->rounds; round++) {
         TRY(epg_team_barrier(rank->team));
         TRY(epg_event_record(rank->device, rank->marks[0], rank->stream));
-        TRY(bench_exchange_pairs(&r->exchange, what->mode, what->tokens, 1, r->between));
+        TRY(bench_exchange_pair(&r->exchange, round, what->mode, what->tokens, r->between, rank->stream));
         TRY(epg_event_record(rank->device, rank->marks[1], rank->stream));
         TRY(epg_stream_synchronize(rank->device, rank->stream));
         TRY(epg_event_elapsed_us(rank->device, rank->marks[0], r->between, &dispatch[round]));
@@ -80,7 +73,7 @@ static epg_status halves(pair_rank *r, pair_job *job)
     return EPG_OK;
 }
 
-static epg_status measure(pair_rank *r, pair_job *job)
+static epg_status measure(pair_rank *r, bench_job *job)
 {
     bench_rank *rank = r->exchange.rank;
     const bench_case *what = job->what;
@@ -97,7 +90,7 @@ static epg_status measure(pair_rank *r, pair_job *job)
 
 static epg_status run_rank(void *ctx, bench_rank *rank)
 {
-    pair_job *job = ctx;
+    bench_job *job = ctx;
     pair_rank r = {.graph = NULL};
     epg_status status = bench_exchange_create(rank, job->what, &job->routing, &r.exchange);
     if (status == EPG_OK)
@@ -114,18 +107,14 @@ static epg_status run_rank(void *ctx, bench_rank *rank)
     return status;
 }
 
-static int report_case(bench_run *run, const pair_job *job)
+static epg_status report(const bench_job *job, bench_value *row)
 {
     const bench_case *what = job->what;
     bench_bytes bytes = bench_bytes_of(what, &job->routing);
     bench_memory memory;
-    bench_value *row = bench_table_row(&run->table);
-    if (!row || bench_memory_of(what, &job->routing, &memory) != EPG_OK) {
-        fprintf(stderr, "%s: %s\n", run->options->name, row ? epg_message() : "no memory for the table");
-        return CLI_FAILED;
-    }
+    TRY(bench_memory_of(what, &job->routing, &memory));
     bench_times replayed = bench_series_times(&job->series[REPLAY]);
-    double least = (double)(bytes.dispatch + bytes.combine) / run->copy_rate * 1e6;
+    double least = (double)(bytes.dispatch + bytes.combine) / job->run->copy_rate * 1e6;
     const bench_value values[COLUMNS] = {
         {.number = what->ranks}, {.number = what->hidden}, {.text = bench_row_type_name(what->row_type)},
         {.text = bench_layout_name(what->layout)}, {.text = bench_mode_name(what->mode)}, {.number = what->tokens},
@@ -136,38 +125,19 @@ static int report_case(bench_run *run, const pair_job *job)
         {.number = (double)bytes.dispatch}, {.number = (double)bytes.combine}, {.number = (double)memory.protocol},
         {.number = (double)memory.expert_input}, {.number = (double)memory.expert_output},
     };
-    for (uint32_t c = 0; c < COLUMNS; c++)
-        row[c] = values[c];
-    return CLI_OK;
+    memcpy(row, values, sizeof(values));
+    return EPG_OK;
 }
 
-static int run_case(void *ctx, const bench_case *what)
+static int run_pair(bench_run *run)
 {
-    bench_run *run = ctx;
-    pair_job job = {.what = what};
-    int failed = bench_routing_make(what, run->options->seed, &job.routing);
-    for (int i = 0; i < SERIES; i++)
-        failed |= bench_series_make(&job.series[i], what->ranks, what->rounds);
-    if (failed)
-        fprintf(stderr, "%s: no memory for %u tokens on each of %u ranks\n", run->options->name, what->tokens,
-                what->ranks);
-    int code = failed ? CLI_FAILED : bench_on_ranks(run->options->name, run->device, what->ranks, run_rank, &job);
-    if (code == CLI_OK)
-        code = report_case(run, &job);
-    for (int i = 0; i < SERIES; i++)
-        bench_series_free(&job.series[i]);
-    bench_routing_free(&job.routing);
-    progress_add(&run->bar, 1);
-    progress_draw(&run->bar);
-    return code;
-}
-
-int bench_pair(bench_run *run)
-{
+    static const bench_steps steps = {SERIES, run_rank, report};
     run->table = (bench_table){.bench = "pair", .title = "A dispatch and its combine, us (10th to 90th percentile)",
                                .columns = columns, .column_count = COLUMNS, .x = "tokens", .y = "replay_us",
                                .floor = "floor_us"};
-    progress_start(&run->bar, "measuring", bench_case_count(run->options));
-    progress_draw(&run->bar);
-    return bench_for_cases(run->options, run_case, run);
+    return bench_run_cases(run, &steps);
 }
+
+const bench_what bench_pair = {
+    "pair", "What a dispatch and its combine take: replayed from a graph, and eagerly. Experts hand back their input.",
+    NULL, run_pair, 0, 0};

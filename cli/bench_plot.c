@@ -139,7 +139,8 @@ static void write_commands(FILE *out, const bench_table *table, const char *devi
     uint32_t x = column_of(table, table->x), y = column_of(table, table->y), floor = column_of(table, table->floor);
     uint32_t style = 0;
     fprintf(out, "set terminal svg size 900,600 background rgb 'white'\nset logscale xy 2\nset logscale y 10\n");
-    fprintf(out, "set xlabel '%s'\nset ylabel 'us'\nset title \"%s\\n%s\" noenhanced\n", table->x, table->title, device);
+    fprintf(out, "set xlabel '%s'\nset ylabel 'us'\nset title \"%s\\n%s\" noenhanced\n", table->x, table->title,
+            device);
     fprintf(out, "set key outside below\n");
     for (uint32_t row = 0; row < table->rows; row++)
         if (starts_line(table, row))

@@ -54,7 +54,7 @@ static void find_most(const bench_case *what, const uint32_t *per_expert, bench_
 
 int bench_routing_make(const bench_case *what, uint64_t seed, bench_routing *routing)
 {
-    uint64_t state = seed * 77 + what->tokens, tokens = (uint64_t)what->ranks * what->tokens;
+    uint64_t state = seed * 77 + what->most_tokens, tokens = (uint64_t)what->ranks * what->most_tokens;
     uint32_t *per_expert = calloc(what->experts, sizeof *per_expert);
     *routing = (bench_routing){.ids = calloc(tokens * what->topk, sizeof *routing->ids)};
     if (!per_expert || !routing->ids) {
@@ -103,7 +103,7 @@ bench_row_sizes bench_sizes_of(const bench_case *what)
 bench_bytes bench_bytes_of(const bench_case *what, const bench_routing *routing)
 {
     bench_row_sizes size = bench_sizes_of(what);
-    uint64_t tokens = (uint64_t)what->ranks * what->tokens, copies = routing->copies, routes = routing->routes;
+    uint64_t tokens = (uint64_t)what->ranks * what->most_tokens, copies = routing->copies, routes = routing->routes;
     int in_place = what->layout == EPG_LAYOUT_IN_PLACE;
     uint64_t written = copies + (in_place ? 0 : copies + routes), back = routes + 2 * copies + tokens;
     if (what->ranks == 1) {

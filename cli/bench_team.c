@@ -101,16 +101,21 @@ int bench_on_ranks(const char *name, epg_device *device, uint32_t count,
     return all.failed ? CLI_FAILED : CLI_OK;
 }
 
+epg_status bench_time(bench_rank *rank, bench_work work, void *ctx, double *us)
+{
+    TRY(epg_team_barrier(rank->team));
+    TRY(epg_event_record(rank->device, rank->marks[0], rank->stream));
+    TRY(work(ctx, rank));
+    TRY(epg_event_record(rank->device, rank->marks[1], rank->stream));
+    TRY(epg_stream_synchronize(rank->device, rank->stream));
+    return epg_event_elapsed_us(rank->device, rank->marks[0], rank->marks[1], us);
+}
+
 epg_status bench_rounds(bench_rank *rank, bench_work work, void *ctx, double parts, bench_series *series)
 {
     double us, *mine = series->us + (size_t)rank->rank * series->rounds;
     for (uint32_t round = 0; round <= series->rounds; round++) {
-        TRY(epg_team_barrier(rank->team));
-        TRY(epg_event_record(rank->device, rank->marks[0], rank->stream));
-        TRY(work(ctx, rank));
-        TRY(epg_event_record(rank->device, rank->marks[1], rank->stream));
-        TRY(epg_stream_synchronize(rank->device, rank->stream));
-        TRY(epg_event_elapsed_us(rank->device, rank->marks[0], rank->marks[1], &us));
+        TRY(bench_time(rank, work, ctx, &us));
         if (round > 0)
             mine[round - 1] = us / parts;
     }

@@ -27,13 +27,24 @@ bench_times bench_times_of(double *us, uint32_t count)
     return (bench_times){us[count / 10], us[count / 2], us[count - 1 - count / 10]};
 }
 
+/* The later of two; NAN, where either is. */
+static double later(double a, double b) { return a > b || isnan(a) ? a : b; }
+
+double bench_series_round(const bench_series *series, uint32_t round)
+{
+    double slowest = 0;
+    for (uint32_t r = 0; r < series->ranks; r++)
+        slowest = later(slowest, series->us[(size_t)r * series->rounds + round]);
+    return slowest;
+}
+
 bench_times bench_series_times(const bench_series *series)
 {
-    double slowest[BENCH_ROUNDS_MAX];
-    for (uint32_t i = 0; i < series->rounds; i++) {
-        slowest[i] = 0;
-        for (uint32_t r = 0; r < series->ranks; r++)
-            slowest[i] = fmax(slowest[i], series->us[(size_t)r * series->rounds + i]);
+    double us[BENCH_ROUNDS_MAX];
+    for (uint32_t round = 0; round < series->rounds; round++) {
+        us[round] = bench_series_round(series, round);
+        if (isnan(us[round]))
+            return BENCH_NO_TIMES;
     }
-    return bench_times_of(slowest, series->rounds);
+    return bench_times_of(us, series->rounds);
 }

@@ -5,14 +5,7 @@
 #include <sys/stat.h>
 #include "bench_int.h"
 
-static const struct {
-    const char *name;
-    int (*run)(bench_run *run);
-    const char *about;
-} benches[] = {
-    {"pair", bench_pair,
-     "What a dispatch and its combine take: replayed from a graph, and eagerly. Experts hand back their input."},
-};
+static const bench_what *const benches[] = {&bench_pair, &bench_switch, &bench_capture};
 enum { BENCHES = sizeof(benches) / sizeof(benches[0]) };
 
 static const char doc[] =
@@ -20,6 +13,8 @@ static const char doc[] =
     "which the bytes can be moved.\v"
     "What is measured:\n"
     "  pair      a dispatch and its combine, by mode, tokens, ranks, hidden size, row type and layout\n"
+    "  switch    pairs of both modes in turn, against pairs of one mode\n"
+    "  capture   what a graph of pairs costs: capture, instantiation, upload, update; time and memory\n"
     "\n"
     "`epgraph bench WHAT --help' lists the options.";
 
@@ -34,7 +29,7 @@ static error_t parse(int key, char *argument, struct argp_state *state)
         return 0;
     }
     if (key == ARGP_KEY_NO_ARGS)
-        argp_error(state, "it is not said what is measured: pair");
+        argp_error(state, "it is not said what is measured: pair, switch or capture");
     return ARGP_ERR_UNKNOWN;
 }
 
@@ -81,13 +76,13 @@ static void close_json(bench_run *run)
         remove(run->options->json);
 }
 
-static int run_bench(bench_run *run, int (*measure)(bench_run *run))
+static int run_bench(bench_run *run, const bench_what *what)
 {
     int code = open_files(run);
     if (code == CLI_OK)
         code = open_device(run);
     if (code == CLI_OK)
-        code = measure(run);
+        code = what->run(run);
     progress_finish(&run->bar);
     if (code == CLI_OK)
         code = bench_report(run);
@@ -104,15 +99,15 @@ int cmd_bench(int argc, char **argv)
     int first = 0;
     argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &first);
     for (int i = 0; i < BENCHES; i++)
-        if (!strcmp(argv[first], benches[i].name)) {
+        if (!strcmp(argv[first], benches[i]->name)) {
             char name[64];
             bench_options options;
             bench_run run = {.options = &options};
-            snprintf(name, sizeof(name), "%s %s", argv[0], benches[i].name);
+            snprintf(name, sizeof(name), "%s %s", argv[0], benches[i]->name);
             argv[first] = name;
-            bench_options_parse(argc - first, argv + first, benches[i].about, &options);
-            return run_bench(&run, benches[i].run);
+            bench_options_parse(argc - first, argv + first, benches[i], &options);
+            return run_bench(&run, benches[i]);
         }
-    fprintf(stderr, "%s: there is no benchmark \"%s\"; there is pair\n", argv[0], argv[first]);
+    fprintf(stderr, "%s: there is no benchmark \"%s\"; there are pair, switch and capture\n", argv[0], argv[first]);
     return CLI_BAD_INPUT;
 }

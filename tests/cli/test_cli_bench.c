@@ -15,7 +15,7 @@ static json_t *run_json(void **state, const char *arguments)
     char command[1024], text[512];
     json_error_t error;
     size_t bytes;
-    snprintf(command, sizeof(command), "bench %s --rounds 3 --replays 2 --json @/out.json >@/table.txt", arguments);
+    snprintf(command, sizeof(command), "bench %s --rounds 3 --json @/out.json >@/table.txt", arguments);
     expect(state, command, 0, NULL); /* the table may be longer than an outcome's text */
     char *table = read_file(state, "table.txt", &bytes);
     assert_non_null(strstr(table, "a copying kernel reads and writes"));
@@ -88,7 +88,7 @@ static void expect_pair_row(json_t *row)
 static void test_pair(void **state)
 {
     json_t *root = run_json(state, "pair --ranks 1,2 --tokens 1,5 --hidden 64 --row-type f32,bf16,fp8,opaque "
-                                   "--experts 16 --topk 4");
+                                   "--experts 16 --topk 4 --replays 2");
     json_t *rows = json_object_get(root, "rows"), *row;
     size_t i;
     assert_string_equal(text(root, "bench"), "pair");
@@ -98,11 +98,49 @@ static void test_pair(void **state)
     json_decref(root);
 }
 
+/* Both modes in turn can take less than one of each: only times themselves are above 0. */
+static void test_switch(void **state)
+{
+    static const char *const times[] = {"ll_us", "ht_us", "both_us"};
+    json_t *root = run_json(state, "switch --ranks 1,2 --tokens 2,4 --ht-tokens 7 --hidden 64 --layout in-place,masked "
+                                   "--replays 2");
+    json_t *rows = json_object_get(root, "rows"), *row;
+    size_t i;
+    assert_string_equal(text(root, "bench"), "switch");
+    assert_int_equal(json_array_size(rows), 2 * 2 * 2);
+    json_array_foreach(rows, i, row) {
+        for (size_t k = 0; k < sizeof(times) / sizeof(times[0]); k++)
+            expect_times(row, times[k]);
+        json_t *added = json_object_get(row, "switch_us");
+        assert_true(number(added, "p10") <= number(added, "p50") && number(added, "p50") <= number(added, "p90"));
+        assert_true(number(row, "ht_tokens") == 7);
+    }
+    json_decref(root);
+}
+
+static void test_capture(void **state)
+{
+    static const char *const times[] = {"capture_us", "instantiate_us", "upload_us", "first_use_us", "after_reset_us"};
+    json_t *root = run_json(state, "capture --ranks 1,2 --tokens 1,3 --hidden 64 --pairs 3 --mode ht");
+    json_t *rows = json_object_get(root, "rows"), *row;
+    size_t i;
+    assert_string_equal(text(root, "bench"), "capture");
+    assert_int_equal(json_array_size(rows), 2 * 2);
+    json_array_foreach(rows, i, row) {
+        for (size_t k = 0; k < sizeof(times) / sizeof(times[0]); k++)
+            expect_times(row, times[k]);
+        assert_true(number(row, "nodes") >= 3 * 2 && number(row, "pairs_per_graph") == 3);
+        assert_true(json_is_null(json_object_get(row, "update_us"))); /* the host device cannot */
+    }
+    json_decref(root);
+}
+
 /* One line for each item, in the order of the lists. */
 static void test_lists(void **state)
 {
     static const double tokens[] = {4, 2, 3};
-    json_t *root = run_json(state, "pair --ranks 1 --tokens 4,2,3 --hidden 16 --layout masked --mode ht --pairs 3");
+    json_t *root = run_json(state, "pair --ranks 1 --tokens 4,2,3 --hidden 16 --layout masked --mode ht --pairs 3 "
+                                   "--replays 2");
     json_t *rows = json_object_get(root, "rows"), *row;
     size_t i;
     assert_int_equal(json_array_size(rows), 3);
@@ -179,6 +217,10 @@ static void test_bad_input(void **state)
     expect(state, "bench pair --experts 4 --topk 5", 2, "--topk 5");
     expect(state, "bench pair --topk 33", 2, "\"33\"");
     expect(state, "bench pair --rounds 0", 2, "--rounds: \"0\"");
+    expect(state, "bench pair --ht-tokens 3", 2, "--ht-tokens is no option of bench pair");
+    expect(state, "bench switch --ht-tokens 0", 2, "--ht-tokens: \"0\"");
+    expect(state, "bench switch --mode ll", 2, "--mode is no option of bench switch");
+    expect(state, "bench capture --replays 2", 2, "--replays is no option of bench capture");
     expect(state, "bench pair --device gpu", 2, "gpu");
     expect(state, "bench pair --device cuda", 2, "--device cuda: ");
     expect(state, "bench pair --json @/no/such/out.json", 2, "no/such/out.json");
@@ -190,6 +232,7 @@ int main(void)
     setenv("CUDA_VISIBLE_DEVICES", "", 1); /* the same answers where there is a GPU */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pair),       cmocka_unit_test(test_lists),      cmocka_unit_test(test_table),
+        cmocka_unit_test(test_switch),     cmocka_unit_test(test_capture),
         cmocka_unit_test(test_plot),       cmocka_unit_test(test_no_gnuplot), cmocka_unit_test(test_bad_input)};
     return cmocka_run_group_tests(tests, make_directory, remove_directory);
 }

@@ -1,0 +1,145 @@
+/* `epgraph bench switch`: high-throughput and low-latency pairs in turn, against as many of each without a switch. */
+#include <string.h>
+#include "bench_int.h"
+
+#define TRY(call) do { epg_status try_status = (call); if (try_status) return try_status; } while (0)
+
+enum { LL, HT, BOTH, SERIES };
+
+static const bench_column columns[] = {
+    {"ranks", "ranks", BENCH_COUNT, BENCH_MAIN | BENCH_LABEL},
+    {"hidden", "hidden", BENCH_COUNT, BENCH_MAIN | BENCH_LABEL},
+    {"row_type", "rows", BENCH_TEXT, BENCH_MAIN | BENCH_LABEL},
+    {"layout", "layout", BENCH_TEXT, BENCH_MAIN | BENCH_LABEL},
+    {"tokens", "LL tokens", BENCH_COUNT, BENCH_MAIN},
+    {"ht_tokens", "HT tokens", BENCH_COUNT, BENCH_MAIN},
+    {"ll_us", "LL pair", BENCH_TIMES, BENCH_MAIN},
+    {"ht_us", "HT pair", BENCH_TIMES, BENCH_MAIN},
+    {"both_us", "HT and LL in turn", BENCH_TIMES, BENCH_MAIN},
+    {"switch_us", "a switch adds", BENCH_TIMES, BENCH_MAIN},
+    {"pairs_per_graph", NULL, BENCH_COUNT, 0},
+    {"rounds", NULL, BENCH_COUNT, 0},
+    {"replays", NULL, BENCH_COUNT, 0},
+    {"experts", NULL, BENCH_COUNT, 0},
+    {"topk", NULL, BENCH_COUNT, 0},
+};
+enum { COLUMNS = sizeof(columns) / sizeof(columns[0]) };
+
+typedef struct switch_rank {
+    bench_exchange exchange;
+    epg_exec exec[SERIES];
+    int now;                    /* which of them is replayed */
+} switch_rank;
+
+static epg_status pairs(bench_exchange *x, int kind)
+{
+    const bench_case *what = x->what;
+    for (uint32_t i = 0; i < what->pairs; i++) {
+        if (kind != LL)
+            TRY(bench_exchange_pair(x, i, EPG_MODE_HT, what->ht_tokens, NULL, x->rank->stream));
+        if (kind != HT)
+            TRY(bench_exchange_pair(x, i, EPG_MODE_LL, what->tokens, NULL, x->rank->stream));
+    }
+    return EPG_OK;
+}
+
+static epg_status make_exec(bench_rank *rank, switch_rank *r, int kind)
+{
+    epg_graph graph;
+    TRY(epg_capture_begin(rank->device, rank->stream, EPG_CAPTURE_THREAD_LOCAL));
+    epg_status status = pairs(&r->exchange, kind);
+    epg_status ended = epg_capture_end(rank->device, rank->stream, &graph);
+    if (ended != EPG_OK)
+        return status != EPG_OK ? status : ended;
+    if (status == EPG_OK)
+        status = epg_graph_instantiate(rank->device, graph, &r->exec[kind]);
+    epg_graph_destroy(rank->device, graph);
+    return status == EPG_OK ? epg_exec_upload(rank->device, r->exec[kind], rank->stream) : status;
+}
+
+static epg_status replay(void *ctx, bench_rank *rank)
+{
+    switch_rank *r = ctx;
+    for (uint32_t i = 0; i < r->exchange.what->replays; i++)
+        TRY(epg_exec_launch(rank->device, r->exec[r->now], rank->stream));
+    return EPG_OK;
+}
+
+/* The three in turn in each round, so that they see the same machine. The first round warms up. */
+static epg_status measure(bench_rank *rank, switch_rank *r, bench_job *job)
+{
+    const bench_case *what = job->what;
+    double us, parts = (double)what->replays * what->pairs;
+    TRY(pairs(&r->exchange, BOTH)); /* loads the kernels */
+    for (int kind = 0; kind < SERIES; kind++)
+        TRY(make_exec(rank, r, kind));
+    for (uint32_t round = 0; round <= what->rounds; round++)
+        for (r->now = 0; r->now < SERIES; r->now++) {
+            TRY(bench_time(rank, replay, r, &us));
+            if (round > 0)
+                job->series[r->now].us[(size_t)rank->rank * what->rounds + round - 1] = us / parts;
+        }
+    return bench_exchange_verify(&r->exchange);
+}
+
+static epg_status run_rank(void *ctx, bench_rank *rank)
+{
+    bench_job *job = ctx;
+    switch_rank r = {.now = 0};
+    epg_status status = bench_exchange_create(rank, job->what, &job->routing, &r.exchange);
+    if (status == EPG_OK)
+        status = measure(rank, &r, job);
+    for (int kind = 0; kind < SERIES; kind++)
+        if (r.exec[kind])
+            epg_exec_destroy(rank->device, r.exec[kind]);
+    if (status == EPG_OK)
+        status = epg_team_barrier(rank->team);
+    bench_exchange_destroy(&r.exchange);
+    return status;
+}
+
+/* In each round: what the two in turn take beyond one of each, over the two switches. */
+static bench_times switch_times(const bench_job *job)
+{
+    double added[BENCH_ROUNDS_MAX];
+    for (uint32_t round = 0; round < job->what->rounds; round++)
+        added[round] = (bench_series_round(&job->series[BOTH], round) - bench_series_round(&job->series[LL], round) -
+                        bench_series_round(&job->series[HT], round)) / 2;
+    return bench_times_of(added, job->what->rounds);
+}
+
+static epg_status report(const bench_job *job, bench_value *row)
+{
+    const bench_case *what = job->what;
+    const bench_value values[COLUMNS] = {
+        {.number = what->ranks}, {.number = what->hidden}, {.text = bench_row_type_name(what->row_type)},
+        {.text = bench_layout_name(what->layout)}, {.number = what->tokens}, {.number = what->ht_tokens},
+        {.times = bench_series_times(&job->series[LL])}, {.times = bench_series_times(&job->series[HT])},
+        {.times = bench_series_times(&job->series[BOTH])}, {.times = switch_times(job)}, {.number = what->pairs},
+        {.number = what->rounds}, {.number = what->replays}, {.number = what->experts}, {.number = what->topk},
+    };
+    memcpy(row, values, sizeof(values));
+    return EPG_OK;
+}
+
+static void defaults(bench_options *options)
+{
+    options->modes = (bench_list){{EPG_MODE_LL}, 1}; /* each line has both */
+    options->layouts = (bench_list){{EPG_LAYOUT_CONTIGUOUS}, 1};
+    options->rounds = 31;
+}
+
+static int run_switch(bench_run *run)
+{
+    static const bench_steps steps = {SERIES, run_rank, report};
+    run->table = (bench_table){.bench = "switch", .columns = columns, .column_count = COLUMNS, .x = "tokens",
+                               .y = "both_us",
+                               .title = "Pairs of one mode, and of both in turn, us (10th to 90th percentile)"};
+    return bench_run_cases(run, &steps);
+}
+
+const bench_what bench_switch = {
+    "switch",
+    "What a switch of modes adds: high-throughput and low-latency pairs in turn in one graph, against graphs of as "
+    "many of each.",
+    defaults, run_switch, 1, 0};
