@@ -205,7 +205,7 @@ EPG_API epg_status epg_exec_destroy(epg_device *device, epg_exec exec);
  * 900 into a capturing stream. */
 EPG_API epg_status epg_exec_launch(epg_device *device, epg_exec exec, epg_stream stream);
 
-/* Enqueues what the first launch would otherwise have to do first. Not into a capturing stream. */
+/* Enqueues what the first launch would otherwise have to do first. 900 into a capturing stream. */
 EPG_API epg_status epg_exec_upload(epg_device *device, epg_exec exec, epg_stream stream);
 
 /* Lets the executable's later launches run `graph`, which must differ in its nodes' parameters alone; much cheaper than

@@ -137,13 +137,6 @@ static void device_destroy(epg_device *base)
 
 /* ---- what this device does not need ---- */
 
-/* An executable is in the memory that runs it from the start. */
-static epg_status exec_upload(epg_device *device, epg_exec exec, epg_stream stream)
-{
-    (void)device, (void)exec, (void)stream;
-    return EPG_OK;
-}
-
 /* To instantiate costs no more here. */
 static epg_status exec_update(epg_device *device, epg_exec exec, epg_graph graph)
 {
@@ -194,7 +187,7 @@ static const epg__device_ops host_ops = {
     .graph_instantiate = epg__host_graph_instantiate,
     .exec_destroy = epg__host_exec_destroy,
     .exec_launch = epg__host_exec_launch,
-    .exec_upload = exec_upload,
+    .exec_upload = epg__host_exec_upload,
     .exec_update = exec_update,
     .range_push = range_push,
     .range_pop = range_pop,

@@ -346,12 +346,18 @@ static epg_status start_chains(epg_exec exec, uint32_t home)
     return status;
 }
 
+/* Rule 2: 900, where the capture is invalidated already too. */
+static epg_status resolve_for_exec(epg__host_device *device, const char *what, epg_stream *stream)
+{
+    EPG_TRY(epg__host_resolve(device, *stream, stream));
+    if ((*stream)->capture)
+        return epg__capture_refuse(*stream, what);
+    return epg__capture_check_work(*stream, what);
+}
+
 static epg_status launch(epg__host_device *device, epg_exec exec, epg_stream stream, epg__host_work *work)
 {
-    EPG_TRY(epg__host_resolve(device, stream, &stream));
-    EPG_TRY(epg__capture_check_work(stream, "epg_exec_launch"));
-    if (stream->capture)
-        return epg__capture_refuse(stream, "epg_exec_launch");
+    EPG_TRY(resolve_for_exec(device, "epg_exec_launch", &stream));
     EPG_TRY(epg__host_pool_check_launch(exec->body));
     EPG_TRY(start_chains(exec, stream->home));
     work->u.replay.exec = exec;
@@ -372,6 +378,17 @@ epg_status epg__host_exec_launch(epg_device *base, epg_exec exec, epg_stream str
     epg_status status = launch(device, exec, stream, work);
     if (status != EPG_OK)
         epg__host_work_free(work);
+    epg__host_unlock(device);
+    return status;
+}
+
+/* An executable is in the memory that runs it from the start: there is nothing to enqueue. */
+epg_status epg__host_exec_upload(epg_device *base, epg_exec exec, epg_stream stream)
+{
+    epg__host_device *device = epg__host_of(base);
+    (void)exec;
+    epg__host_lock(device);
+    epg_status status = resolve_for_exec(device, "epg_exec_upload", &stream);
     epg__host_unlock(device);
     return status;
 }

@@ -297,5 +297,6 @@ epg_status epg__host_graph_dot(epg_device *device, epg_graph graph, void (*write
 epg_status epg__host_graph_instantiate(epg_device *device, epg_graph graph, epg_exec *exec);
 epg_status epg__host_exec_destroy(epg_device *device, epg_exec exec);
 epg_status epg__host_exec_launch(epg_device *device, epg_exec exec, epg_stream stream);
+epg_status epg__host_exec_upload(epg_device *device, epg_exec exec, epg_stream stream);
 
 #endif

@@ -173,6 +173,11 @@ static epg_status c_fork_join(world *w)
 static epg_status c_replay_cap(world *w) { return epg_exec_launch(w->d, w->exec, w->cap); }
 static epg_status c_replay_other(world *w) { return epg_exec_launch(w->d, w->exec, w->nonblocking); }
 static epg_status c_replay_legacy(world *w) { return epg_exec_launch(w->d, w->exec, NULL); }
+static epg_status c_upload_cap(world *w) { return epg_exec_upload(w->d, w->exec, w->cap); }
+static epg_status c_upload_other(world *w) { return epg_exec_upload(w->d, w->exec, w->nonblocking); }
+static epg_status c_upload_legacy(world *w) { return epg_exec_upload(w->d, w->exec, NULL); }
+static epg_status c_timestamp(world *w) { return epg_timestamp_async(w->d, w->memory, w->cap); }
+static epg_status c_timestamp_legacy(world *w) { return epg_timestamp_async(w->d, w->memory, NULL); }
 static epg_status c_begin_again(world *w) { return epg_capture_begin(w->d, w->cap, w->mode); }
 static epg_status c_begin_legacy(world *w) { return epg_capture_begin(w->d, NULL, w->mode); }
 static epg_status c_end_other(world *w)
@@ -235,6 +240,11 @@ static const rule rules[] = {
     {"replay in capturing stream", c_replay_cap, always_900, DIES, 0},
     {"replay in other stream", c_replay_other, always_ok, DIES, 1},
     {"replay in legacy stream", c_replay_legacy, legacy_work, DIES, 1},
+    {"upload in capturing stream", c_upload_cap, always_900, DIES, 0},
+    {"upload in other stream", c_upload_other, always_ok, DIES, 1},
+    {"upload in legacy stream", c_upload_legacy, legacy_work, DIES, 1},
+    {"timestamp", c_timestamp, always_ok, DIES, 2},
+    {"timestamp, legacy stream", c_timestamp_legacy, legacy_work, DIES, 1},
     {"begin, legacy stream", c_begin_legacy, begin_legacy_rule, SURVIVES_900, 1},
     {"begin again", c_begin_again, always_401, SURVIVES, 1},
     {"end of a stream not capturing", c_end_other, always_401, SURVIVES, 1},
@@ -270,8 +280,9 @@ static void check_rule(world *w, const rule *r)
         ask(&a);
     }
     if (a.answer != expected)
-        print_error("%s: mode %d, %s stream, %s thread: %s\n", r->name, w->mode, w->cap_blocks ? "blocking" : "non-blocking",
-                    w->other_thread ? "other" : "same", epg_status_name(a.answer));
+        print_error("%s: mode %d, %s stream, %s thread: %s\n", r->name, w->mode,
+                    w->cap_blocks ? "blocking" : "non-blocking", w->other_thread ? "other" : "same",
+                    epg_status_name(a.answer));
     IS(a.answer, expected);
     OK(epg_capture_query(w->d, w->cap, &status, NULL));
     assert_int_equal(status, lives ? EPG_CAPTURE_ACTIVE : EPG_CAPTURE_INVALIDATED);
@@ -323,6 +334,9 @@ static void an_invalidated_capture_answers_901_and_names_the_cause(void **state)
     IS(epg_event_record(w.d, w.captured, w.cap), EPG_ERR_CAPTURE_INVALIDATED);
     IS(epg_stream_wait_event(w.d, w.blocking, w.captured), EPG_ERR_INVALID);
     IS(epg_stream_query(w.d, w.cap), EPG_ERR_CAPTURE_UNSUPPORTED); /* a look at it is refused as before */
+    IS(epg_exec_launch(w.d, w.exec, w.cap), EPG_ERR_CAPTURE_UNSUPPORTED); /* and so is what can be no node */
+    IS(epg_exec_upload(w.d, w.exec, w.cap), EPG_ERR_CAPTURE_UNSUPPORTED);
+    IS(w.d->ops->probe_callback(w.d, w.cap), EPG_ERR_CAPTURE_UNSUPPORTED);
     IS(finish(&w), -(long)EPG_ERR_CAPTURE_INVALIDATED);
     OK(tick(w.d, w.cap)); /* usable again */
     world_close(&w);
