@@ -65,8 +65,8 @@ static uint32_t request_of(const workload *load, uint64_t place, int is_token)
 }
 
 /* 1 if all hidden states and tokens are the same; else the first difference is named. */
-static int same_bits(const workload *load, const serve_result *a, const serve_result *b, const char *what, char *message,
-                     size_t bytes)
+static int same_bits(const workload *load, const serve_result *a, const serve_result *b, const char *what,
+                     char *message, size_t bytes)
 {
     for (uint64_t i = 0; i < load->positions; i++)
         if (a->hashes[i] != b->hashes[i]) {
@@ -79,7 +79,8 @@ static int same_bits(const workload *load, const serve_result *a, const serve_re
         if (a->tokens[i] != b->tokens[i]) {
             uint32_t request = request_of(load, i, 1);
             snprintf(message, bytes, "%s: generated tokens differ, first in request %u, token %llu (%d and %d)", what,
-                     request, (unsigned long long)(i - load->requests[request].first_token), a->tokens[i], b->tokens[i]);
+                     request, (unsigned long long)(i - load->requests[request].first_token), a->tokens[i],
+                     b->tokens[i]);
             return 0;
         }
     return 1;
@@ -117,7 +118,8 @@ static double relative_error(const float *out, const float *reference, uint32_t 
 }
 
 /* One position in every layer, each fed the input that the run had there. rows is [3][hidden]. */
-static epg_status check_position(const serve_config *config, const serve_sample *sample, float *rows, check_result *check)
+static epg_status check_position(const serve_config *config, const serve_sample *sample, float *rows,
+                                 check_result *check)
 {
     uint32_t hidden = config->shape.hidden, request = request_of(config->load, sample->position, 0);
     float *in = rows, *out = rows + hidden, *reference = rows + 2 * (size_t)hidden;
@@ -163,7 +165,8 @@ static epg_status run_oracle(const serve_config *config, check_result *check)
     if (status)
         snprintf(check->message, sizeof(check->message), "oracle: %s", epg_message());
     else if (!check->oracle_compared)
-        snprintf(check->message, sizeof(check->message), "oracle: experts tie at every sampled position; none was compared");
+        snprintf(check->message, sizeof(check->message),
+                 "oracle: experts tie at every sampled position; none was compared");
     free(rows);
     return status;
 }
@@ -196,7 +199,8 @@ static int compare_and_note(const serve_config *config, const serve_result *firs
     return same;
 }
 
-epg_status check_run(const serve_config *config, const serve_result *first, serve_times *other_times, check_result *check)
+epg_status check_run(const serve_config *config, const serve_result *first, serve_times *other_times,
+                     check_result *check)
 {
     *check = (check_result){.ran = 1, .oracle_limit = config->row_type == EPG_FLOAT32 ? 1e-5 : 2e-2};
     epg_status status = run_oracle(config, check);

@@ -22,7 +22,8 @@ void check_free_samples(serve_sample *samples, uint32_t count);
 
 /* Serves the workload of `config` twice more and compares with `first`, which config gave. *other_times gets the
  * times of the run that differs in graph or eager alone. EPG_OK means that the checks ran, whatever they found. */
-epg_status check_run(const serve_config *config, const serve_result *first, serve_times *other_times, check_result *check);
+epg_status check_run(const serve_config *config, const serve_result *first, serve_times *other_times,
+                     check_result *check);
 
 /* Did the oracle's, or every check, hold? An oracle that compared nothing did not. */
 int check_oracle_held(const check_result *check);

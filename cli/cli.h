@@ -25,7 +25,8 @@ int cmd_conform(int argc, char **argv);
 int cli_number(const char *text, uint64_t least, uint64_t most, uint64_t *number, char *message, size_t bytes);
 
 /* The same for an option; argp_error (which exits with CLI_BAD_INPUT) names the option and its text. */
-uint64_t cli_option_number(struct argp_state *state, const char *option, const char *text, uint64_t least, uint64_t most);
+uint64_t cli_option_number(struct argp_state *state, const char *option, const char *text, uint64_t least,
+                           uint64_t most);
 
 /* Reads a device's name: "host", "cuda" or "cuda:N". */
 void cli_option_device(struct argp_state *state, const char *text, epg_device_options *device);

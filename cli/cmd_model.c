@@ -4,7 +4,8 @@
 #include "cli.h"
 #include "progress.h"
 
-enum { KEY_LAYERS = 256, KEY_HIDDEN, KEY_EXPERTS, KEY_TOPK, KEY_INTERMEDIATE, KEY_VOCAB, KEY_SEED, KEY_SHARD, KEY_TYPE };
+enum { KEY_LAYERS = 256, KEY_HIDDEN, KEY_EXPERTS, KEY_TOPK, KEY_INTERMEDIATE, KEY_VOCAB, KEY_SEED, KEY_SHARD,
+       KEY_TYPE };
 
 typedef struct model_options {
     const char *directory;
@@ -105,7 +106,8 @@ static void show(void *ctx, uint64_t done, uint64_t all)
 int cmd_model(int argc, char **argv)
 {
     static const struct argp argp = {table, parse, "DIR",
-                                     "Writes a random checkpoint in the layout of Qwen3-MoE: config.json and safetensors.",
+                                     "Writes a random checkpoint in the layout of Qwen3-MoE: config.json and "
+                                     "safetensors.",
                                      NULL, NULL, NULL};
     model_options options = {.preset = epg_preset_find("tiny"), .type = EPG_TENSOR_F32, .seed = 1};
     argp_parse(&argp, argc, argv, 0, NULL, &options);

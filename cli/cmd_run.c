@@ -47,7 +47,8 @@ static int open_model(run_state *run)
         return cli_bad_input(run->name, text);
     }
     if (shape.experts % run->options.ranks) {
-        snprintf(text, sizeof(text), "--ranks %u does not divide the model's %u experts", run->options.ranks, shape.experts);
+        snprintf(text, sizeof(text), "--ranks %u does not divide the model's %u experts", run->options.ranks,
+                 shape.experts);
         return cli_bad_input(run->name, text);
     }
     run->config.shape = shape;

@@ -26,7 +26,8 @@ int cli_number(const char *text, uint64_t least, uint64_t most, uint64_t *number
     return 0;
 }
 
-uint64_t cli_option_number(struct argp_state *state, const char *option, const char *text, uint64_t least, uint64_t most)
+uint64_t cli_option_number(struct argp_state *state, const char *option, const char *text, uint64_t least,
+                           uint64_t most)
 {
     char message[256];
     uint64_t number = 0;

@@ -47,16 +47,18 @@ int report_json(const report *run, FILE *stream)
     const epg_moe_shape *shape = &run->config->shape;
     json_t *root = json_pack(
         "{s:s, s:s, s:I, s:{s:I, s:I, s:I, s:I}, s:I, s:{s:I, s:I}}", "device", run->device, "team", run->team, "ranks",
-        (json_int_t)run->config->ranks, "model", "layers", (json_int_t)shape->layers, "hidden", (json_int_t)shape->hidden,
-        "experts", (json_int_t)shape->experts, "topk", (json_int_t)shape->topk, "requests", (json_int_t)load->count, "tokens",
-        "prefill", (json_int_t)load->prompt_tokens, "decode", (json_int_t)load->generated_tokens);
+        (json_int_t)run->config->ranks, "model", "layers", (json_int_t)shape->layers, "hidden",
+        (json_int_t)shape->hidden, "experts", (json_int_t)shape->experts, "topk", (json_int_t)shape->topk, "requests",
+        (json_int_t)load->count, "tokens", "prefill", (json_int_t)load->prompt_tokens, "decode",
+        (json_int_t)load->generated_tokens);
     json_t *counts = counts_json(&run->result->counts);
-    json_t *rest = json_pack("{s:{s:o, s:o}, s:o, s:o, s:o}", "step_us", "replay", times_json(run->replay_times), "eager",
-                             times_json(run->eager_times), "tokens_digest",
+    json_t *rest = json_pack("{s:{s:o, s:o}, s:o, s:o, s:o}", "step_us", "replay", times_json(run->replay_times),
+                             "eager", times_json(run->eager_times), "tokens_digest",
                              digest_json(serve_tokens_digest(load, run->result)), "states_digest",
                              digest_json(serve_states_digest(load, run->result)), "check", check_json(run->check));
     int failed = !root || !counts || !rest || json_object_update(root, counts) || json_object_update(root, rest) ||
-                 json_dumpf(root, stream, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) || fputc('\n', stream) == EOF || fflush(stream);
+                 json_dumpf(root, stream, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) ||
+                 fputc('\n', stream) == EOF || fflush(stream);
     json_decref(root);
     json_decref(counts);
     json_decref(rest);
@@ -108,8 +110,9 @@ static void print_graphs(const report *run, FILE *stream)
     fprintf(stream, "  captured    %" PRIu64 " graphs, for the buckets", counts->captures);
     for (uint32_t i = 0; i < run->config->bucket_count; i++)
         fprintf(stream, " %u", run->config->buckets[i]);
-    fprintf(stream, "\n  decode      %" PRIu64 " steps replayed, %" PRIu64 " run eagerly (an idle rank replays an empty step)\n",
-            counts->replays, counts->eager);
+    fprintf(stream, "\n  decode      %" PRIu64 " steps replayed, %" PRIu64 " run eagerly", counts->replays,
+            counts->eager);
+    fprintf(stream, " (an idle rank replays an empty step)\n");
     fprintf(stream, "  padding     %" PRIu64 " places of buckets left empty\n", counts->padding);
     /* One of the two comes from the run that --check adds. */
     print_time("replayed", run->replay_times, stream);

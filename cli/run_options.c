@@ -7,8 +7,8 @@
 #define MOST_TIMELINE_STEPS 1000000u
 #define DEFAULT_TIMELINE_STEPS 200u
 
-enum { KEY_CHECK = 256, KEY_EAGER, KEY_DEVICE, KEY_MODE, KEY_POLICY, KEY_SEED, KEY_BUCKETS, KEY_BATCH, KEY_JSON, KEY_CHUNK, KEY_TIMELINE,
-       KEY_TIMELINE_STEPS };
+enum { KEY_CHECK = 256, KEY_EAGER, KEY_DEVICE, KEY_MODE, KEY_POLICY, KEY_SEED, KEY_BUCKETS, KEY_BATCH, KEY_JSON,
+       KEY_CHUNK, KEY_TIMELINE, KEY_TIMELINE_STEPS };
 
 static const struct argp_option table[] = {
     {NULL, 0, NULL, 0, "What runs:", 1},
@@ -22,12 +22,13 @@ static const struct argp_option table[] = {
     {"chunk", KEY_CHUNK, "N", 0, "most prompt tokens of a rank in one step (256)", 2},
     {"buckets", KEY_BUCKETS, "A,B,...", 0, "token counts for which decode is captured, ascending (1,2,4,8,16)", 2},
     {"batch", KEY_BATCH, "N", 0, "most sequences that a rank holds at once (the largest bucket)", 2},
-    {"policy", KEY_POLICY, "NAME", 0, "mixed: each rank runs what it has; one-phase: none decodes while one prefills", 2},
+    {"policy", KEY_POLICY, "NAME", 0, "mixed: each rank runs what it has; one-phase: none decodes while one prefills",
+     2},
     {"mode", KEY_MODE, "NAME", 0, "ll, ht, or auto by token count", 2},
     {"eager", KEY_EAGER, NULL, 0, "no graphs: decode is launched kernel by kernel", 2},
     {NULL, 0, NULL, 0, "What comes out:", 3},
-    {"check", KEY_CHECK, NULL, 0, "serve again, eagerly and one phase at a time, and compare every bit; compare a sample with a "
-                                  "serial oracle", 3},
+    {"check", KEY_CHECK, NULL, 0, "serve again, eagerly and one phase at a time, and compare every bit; compare a "
+                                  "sample with a serial oracle", 3},
     {"json", KEY_JSON, "FILE", 0, "write the figures as JSON", 3},
     {"timeline", KEY_TIMELINE, "FILE", 0, "write what each rank and its stream did when, as Chrome trace events "
                                         "(for Perfetto)", 3},
@@ -59,8 +60,8 @@ static int parse_name(struct argp_state *state, const char *option, const char *
     for (int i = 0; names[i]; i++)
         if (!strcmp(text, names[i]))
             return i;
-    argp_error(state, names[2] ? "--%s %s: not one of %s, %s, %s" : "--%s %s: not one of %s, %s", option, text, names[0],
-               names[1], names[2]);
+    argp_error(state, names[2] ? "--%s %s: not one of %s, %s, %s" : "--%s %s: not one of %s, %s", option, text,
+               names[0], names[1], names[2]);
     return 0;
 }
 

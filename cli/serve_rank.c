@@ -130,7 +130,8 @@ static epg_status allocate(serve_rank *rank)
     epg_device *device = config->device;
     size_t most = rank->max_tokens;
     void *memory[4] = {NULL, NULL, NULL, NULL};
-    const size_t bytes[4] = {sizeof(uint32_t), most * sizeof(int32_t), most * sizeof(int32_t), most * row_bytes(config)};
+    const size_t bytes[4] = {sizeof(uint32_t), most * sizeof(int32_t), most * sizeof(int32_t),
+                             most * row_bytes(config)};
     epg_status status = EPG_OK;
     for (int i = 0; i < 4 && !status; i++)
         status = epg_memory_alloc(device, EPG_MEMORY_PINNED, bytes[i], &memory[i]);
@@ -231,7 +232,8 @@ static epg_status enqueue_samples(serve_rank *rank, uint32_t count)
     size_t bytes = row_bytes(config);
     for (uint32_t i = 0; i < count; i++) {
         uint64_t position = config->load->requests[rank->slots[i].request].first_position + rank->slots[i].position;
-        serve_sample *sample = bsearch(&position, config->samples, config->sample_count, sizeof(*sample), compare_sample);
+        serve_sample *sample = bsearch(&position, config->samples, config->sample_count, sizeof(*sample),
+                                       compare_sample);
         for (uint32_t layer = 0; sample && layer <= config->shape.layers; layer++) {
             const char *from = (const char *)rank->buffers.states + ((size_t)layer * rank->max_tokens + i) * bytes;
             TRY(epg_memcpy_async(config->device, (char *)sample->states + layer * bytes, from, bytes, rank->stream));
@@ -246,7 +248,8 @@ static epg_status enqueue_outputs(serve_rank *rank, uint32_t count)
     if (!count)
         return EPG_OK;
     TRY(epg_memcpy_async(config->device, rank->hidden, rank->buffers.hidden, count * row_bytes(config), rank->stream));
-    TRY(epg_memcpy_async(config->device, rank->next_ids, rank->buffers.next_ids, count * sizeof(int32_t), rank->stream));
+    TRY(epg_memcpy_async(config->device, rank->next_ids, rank->buffers.next_ids, count * sizeof(int32_t),
+                         rank->stream));
     return config->sample_count ? enqueue_samples(rank, count) : EPG_OK;
 }
 

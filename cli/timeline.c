@@ -2,8 +2,8 @@
  *
  * Two clocks. Spans of the host's row are taken from epg_device_now_ns, which on a GPU is the host's clock plus an
  * offset measured when the device was created; timestamps of the stream's row are the GPU's own, and the two run apart
- * by some microseconds per second. So rank 0 compares them at its begin and its end, and the writer goes from one to the
- * other along the line between. On the host device there is one clock. */
+ * by some microseconds per second. So rank 0 compares them at its begin and its end, and the writer goes from one to
+ * the other along the line between. On the host device there is one clock. */
 #include <stdlib.h>
 #include <string.h>
 #include "timeline_int.h"

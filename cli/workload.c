@@ -191,8 +191,8 @@ static int close_trace(workload *load, const char *name, uint32_t count, char *m
         return -1;
     }
     if (load->count < count) {
-        snprintf(message, bytes, "%s: holds %" PRIu32 " requests, fewer than the %" PRIu32 " asked for", name, load->count,
-                 count);
+        snprintf(message, bytes, "%s: holds %" PRIu32 " requests, fewer than the %" PRIu32 " asked for", name,
+                 load->count, count);
         return -1;
     }
     uint64_t start = load->requests[0].arrival_us;
@@ -209,7 +209,8 @@ int workload_read(workload *load, FILE *file, const char *name, uint32_t count, 
     int status = 0;
     *load = (workload){0};
     errno = 0;
-    for (uint64_t number = 1; !status && (!count || load->count < count) && getline(&line, &line_room, file) >= 0; number++)
+    for (uint64_t number = 1;
+         !status && (!count || load->count < count) && getline(&line, &line_room, file) >= 0; number++)
         if ((status = read_line(load, &room, line, number, cause, sizeof(cause))))
             snprintf(message, bytes, "%s:%" PRIu64 ": %s", name, number, cause);
     if (!status && ferror(file)) {

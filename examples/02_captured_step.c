@@ -103,8 +103,8 @@ static epg_status set_up(rank *self)
     return epg_runner_create(self->device, &runner, &self->runner);
 }
 
-/* Fills rows and ids with what this step and rank are to send. On the rank's own stream: epg_memcpy would use the legacy
- * stream, and the other rank may be in a capture that forbids it. */
+/* Fills rows and ids with what this step and rank are to send. On the rank's own stream: epg_memcpy would use the
+ * legacy stream, and the other rank may be in a capture that forbids it. */
 static epg_status load_inputs(rank *self, uint32_t number, uint32_t r)
 {
     float rows[MAX_TOKENS][HIDDEN];
@@ -186,8 +186,8 @@ static int report(const rank *ranks)
     int ok = 1;
     for (uint32_t r = 0; r < RANKS; r++) {
         const epg_runner_stats *s = &ranks[r].stats;
-        printf("rank %u: %llu captures, %llu replays, %llu eager steps, %llu tokens replayed, %llu rows of padding; ", r,
-               (unsigned long long)s->captures, (unsigned long long)s->replays, (unsigned long long)s->eager,
+        printf("rank %u: %llu captures, %llu replays, %llu eager steps, %llu tokens replayed, %llu rows of padding; ",
+               r, (unsigned long long)s->captures, (unsigned long long)s->replays, (unsigned long long)s->eager,
                (unsigned long long)s->tokens, (unsigned long long)s->padding);
         printf(ranks[r].differing ? "%u steps DIFFER from eager\n" : "replay equals eager, bit for bit\n",
                ranks[r].differing);

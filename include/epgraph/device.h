@@ -51,7 +51,12 @@ typedef enum epg_capture_status {
     EPG_CAPTURE_INVALIDATED = 2
 } epg_capture_status;
 
-typedef enum epg_log_level { EPG_LOG_ERROR = 0, EPG_LOG_WARNING = 1, EPG_LOG_INFO = 2, EPG_LOG_DEBUG = 3 } epg_log_level;
+typedef enum epg_log_level {
+    EPG_LOG_ERROR = 0,
+    EPG_LOG_WARNING = 1,
+    EPG_LOG_INFO = 2,
+    EPG_LOG_DEBUG = 3
+} epg_log_level;
 typedef void (*epg_log_fn)(void *ctx, epg_log_level level, const char *text);
 
 typedef struct epg_device_options {

@@ -93,9 +93,9 @@ typedef enum epg_model_phase {
     EPG_MODEL_END = 8          /* all is enqueued */
 } epg_model_phase;
 
-/* Called while a step is enqueued, ahead of each phase (which ends the one before) and at the end, so that a caller puts
- * timestamps there, say: what it enqueues on `stream` is part of the step, and captured with it. `layer` counts from 0;
- * it is 0 for EMBED and the number of layers for HEAD and END. A failure ends the step and is returned.
+/* Called while a step is enqueued, ahead of each phase (which ends the one before) and at the end, so that a caller
+ * puts timestamps there, say: what it enqueues on `stream` is part of the step, and captured with it. `layer` counts
+ * from 0; it is 0 for EMBED and the number of layers for HEAD and END. A failure ends the step and is returned.
  *
  * A step makes EPG_MODEL_MARKS(layers) of these calls, the same in the same order each time; epg_model_layer those of
  * its layer, and END with its own number. */
@@ -115,9 +115,9 @@ typedef struct epg_model_options {
 
 /* Loads what this rank needs: its own experts (and no other's bytes), router, norms, embedding and head. The group's
  * experts, hidden and topk must be the checkpoint's (EPG_ERR_MISMATCH). A tensor missing, misshapen, mistyped or all
- * zero is an error by name. The model uses the group's device; destroy it before the group. On the host device weights are
- * kept as float32, and OpenBLAS is set to one thread, process-wide: its threads would change the bits. `options` may be
- * NULL. */
+ * zero is an error by name. The model uses the group's device; destroy it before the group. On the host device weights
+ * are kept as float32, and OpenBLAS is set to one thread, process-wide: its threads would change the bits. `options`
+ * may be NULL. */
 EPG_API epg_status epg_model_create(epg_group *group, const epg_checkpoint *checkpoint,
                                     const epg_model_options *options, epg_model **model);
 EPG_API void epg_model_destroy(epg_model *model);

@@ -19,7 +19,8 @@ epg_status epg_default_buckets(uint32_t most, uint32_t *buckets, uint32_t *count
     if (!buckets || !count)
         return epg__fail(EPG_ERR_INVALID, "epg_default_buckets: %s is NULL", buckets ? "count" : "buckets");
     if (most < 1 || most > DEFAULT_MOST)
-        return epg__fail(EPG_ERR_INVALID, "the largest bucket is %u; the default list covers 1 to %u", most, DEFAULT_MOST);
+        return epg__fail(EPG_ERR_INVALID, "the largest bucket is %u; the default list covers 1 to %u", most,
+                         DEFAULT_MOST);
     uint32_t n = 0;
     for (uint32_t bucket = 1; bucket < most; bucket += step_after(bucket))
         buckets[n++] = bucket;

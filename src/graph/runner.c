@@ -311,8 +311,8 @@ static epg_status check_inputs(const epg__entry *entry, const epg_runner_step *s
             return epg__fail(EPG_ERR_MOVED, "input %u of bucket %u was \"%s\" when captured and is \"%s\"", i,
                              entry->bucket, bound->name, step->inputs[i].name);
         if (bound->address != step->inputs[i].address)
-            return epg__fail(EPG_ERR_MOVED, "input \"%s\" of bucket %u was captured at %p and is now at %p", bound->name,
-                             entry->bucket, bound->address, step->inputs[i].address);
+            return epg__fail(EPG_ERR_MOVED, "input \"%s\" of bucket %u was captured at %p and is now at %p",
+                             bound->name, entry->bucket, bound->address, step->inputs[i].address);
     }
     return EPG_OK;
 }
@@ -382,7 +382,8 @@ static epg_status check_step(const epg_runner *runner, const epg_runner_step *st
             return epg__fail(EPG_ERR_INVALID, "inputs[%u].name is NULL", i);
     EPG_TRY(epg_capture_query(runner->device, step->stream, &capturing, NULL));
     if (capturing != EPG_CAPTURE_NONE)
-        return epg__fail(EPG_ERR_STATE, "the step's stream is capturing; a runner replays graphs and cannot be captured");
+        return epg__fail(EPG_ERR_STATE,
+                         "the step's stream is capturing; a runner replays graphs and cannot be captured");
     return EPG_OK;
 }
 

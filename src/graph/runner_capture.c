@@ -203,8 +203,9 @@ static epg_status probe_once(const first_use *use, epg_stream blocking)
 
 static epg_status escaped(void)
 {
-    return epg__fail_prefix(EPG_ERR_ESCAPED, "work was launched on the legacy stream during the step (906 while a blocking "
-                                             "stream captures); it would be silently lost from every replay: ");
+    return epg__fail_prefix(EPG_ERR_ESCAPED,
+                            "work was launched on the legacy stream during the step (906 while a blocking "
+                            "stream captures); it would be silently lost from every replay: ");
 }
 
 /* 901 without a 906 means that a call failed and nobody reported it: a launch on the legacy stream whose status the

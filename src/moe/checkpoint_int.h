@@ -85,8 +85,8 @@ typedef struct epg__weight_info {
 void epg__weight_describe(const epg_moe_shape *shape, epg__weight weight, uint32_t layer, uint32_t expert,
                           epg__weight_info *info);
 
-/* Reads a whole weight, of exactly this shape, as float32 or bf16 into out; a tensor of another type is rounded to bf16.
- * A tensor without a value other than 0 is EPG_ERR_FORMAT. */
+/* Reads a whole weight, of exactly this shape, as float32 or bf16 into out; a tensor of another type is rounded to
+ * bf16. A tensor without a value other than 0 is EPG_ERR_FORMAT. */
 epg_status epg__weight_read(const epg_checkpoint *checkpoint, epg__weight weight, uint32_t layer, uint32_t expert,
                             epg_dtype type, void *out);
 

@@ -48,7 +48,8 @@ static epg_status open_shard(epg_checkpoint *checkpoint, const char *name)
     char *path = epg__path_join(checkpoint->directory, name);
     if (!path)
         return EPG_ERR_NO_MEMORY;
-    epg_status status = epg__shard_open(path, checkpoint->shard_count, &shards[checkpoint->shard_count], &checkpoint->tensors);
+    epg_status status = epg__shard_open(path, checkpoint->shard_count, &shards[checkpoint->shard_count],
+                                        &checkpoint->tensors);
     free(path);
     if (status == EPG_OK)
         checkpoint->shard_count++;
@@ -70,9 +71,11 @@ static epg_status open_shards(epg_checkpoint *checkpoint, const char *index, jso
     json_object_foreach(map, name, value) {
         const char *file = json_string_value(value);
         if (!file)
-            return epg__fail(EPG_ERR_FORMAT, "%s: weight_map names %s for tensor %s, not a file", index, epg__json_kind(value), name);
+            return epg__fail(EPG_ERR_FORMAT, "%s: weight_map names %s for tensor %s, not a file", index,
+                             epg__json_kind(value), name);
         if (!*file || strchr(file, '/'))
-            return epg__fail(EPG_ERR_FORMAT, "%s: weight_map gives tensor %s the file \"%s\", not a file's name in this directory",
+            return epg__fail(EPG_ERR_FORMAT,
+                             "%s: weight_map gives tensor %s the file \"%s\", not a file's name in this directory",
                              index, name, file);
         if (is_open(checkpoint, file))
             continue;
@@ -167,7 +170,8 @@ epg_status epg_checkpoint_open(const char *directory, epg_checkpoint **out)
 {
     epg_status status = EPG_ERR_NO_MEMORY;
     if (!directory || !*directory || !out)
-        return epg__fail(EPG_ERR_INVALID, "epg_checkpoint_open: %s", out ? "no directory is given" : "checkpoint is NULL");
+        return epg__fail(EPG_ERR_INVALID, "epg_checkpoint_open: %s",
+                         out ? "no directory is given" : "checkpoint is NULL");
     epg_checkpoint *checkpoint = epg__zalloc(1, sizeof *checkpoint, "a checkpoint");
     if (!checkpoint)
         return EPG_ERR_NO_MEMORY;
@@ -212,7 +216,10 @@ epg_status epg_checkpoint_shape(const epg_checkpoint *checkpoint, epg_moe_shape 
     return EPG_OK;
 }
 
-epg_tensor_type epg_checkpoint_type(const epg_checkpoint *checkpoint) { return checkpoint ? checkpoint->type : EPG_TENSOR_F32; }
+epg_tensor_type epg_checkpoint_type(const epg_checkpoint *checkpoint)
+{
+    return checkpoint ? checkpoint->type : EPG_TENSOR_F32;
+}
 
 static void show_shape(const epg__tensor *tensor, char *text, size_t bytes)
 {
@@ -225,7 +232,8 @@ static void show_shape(const epg__tensor *tensor, char *text, size_t bytes)
 
 static uint64_t rows_of(const epg__tensor *tensor) { return tensor->dims == 2 ? tensor->shape[0] : 1; }
 
-static epg_status check_read(const epg_checkpoint *checkpoint, const epg__tensor *tensor, uint64_t columns, epg_tensor_type *type)
+static epg_status check_read(const epg_checkpoint *checkpoint, const epg__tensor *tensor, uint64_t columns,
+                             epg_tensor_type *type)
 {
     const char *path = checkpoint->shards[tensor->shard].path;
     char shape[EPG__SHAPE_MAX * 22 + 3];
@@ -259,12 +267,14 @@ epg_status epg_checkpoint_read(const epg_checkpoint *checkpoint, const char *nam
     const epg__tensor *tensor;
     epg_tensor_type type;
     if (!checkpoint || !name || (!out && rows && columns))
-        return epg__fail(EPG_ERR_INVALID, "epg_checkpoint_read: %s is NULL", !checkpoint ? "checkpoint" : !name ? "tensor" : "out");
+        return epg__fail(EPG_ERR_INVALID, "epg_checkpoint_read: %s is NULL",
+                         !checkpoint ? "checkpoint" : !name ? "tensor" : "out");
     EPG_TRY(find_or_fail(checkpoint, name, &tensor));
     EPG_TRY(check_read(checkpoint, tensor, columns, &type));
     const epg__shard *shard = &checkpoint->shards[tensor->shard];
     if (first > rows_of(tensor) || rows > rows_of(tensor) - first)
-        return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s has %" PRIu64 " rows; %" PRIu64 " from row %" PRIu64 " on were asked for",
+        return epg__fail(EPG_ERR_FORMAT,
+                         "%s: tensor %s has %" PRIu64 " rows; %" PRIu64 " from row %" PRIu64 " on were asked for",
                          shard->path, name, rows_of(tensor), rows, first);
     uint64_t row_bytes = columns * (type == EPG_TENSOR_F32 ? 4 : 2);
     if (rows && columns)
@@ -314,10 +324,12 @@ epg_status epg__weight_read(const epg_checkpoint *checkpoint, epg__weight weight
                            : tensor->dims == 2 && tensor->shape[0] == info.rows && tensor->shape[1] == info.columns;
     if (!fits) {
         show_shape(tensor, shape, sizeof shape);
-        return info.vector ? epg__fail(EPG_ERR_FORMAT, "%s: tensor %s has the shape %s, config.json makes it [%" PRIu64 "]",
-                                       path, info.name, shape, info.columns)
-                           : epg__fail(EPG_ERR_FORMAT, "%s: tensor %s has the shape %s, config.json makes it [%" PRIu64 ", %" PRIu64 "]",
-                                       path, info.name, shape, info.rows, info.columns);
+        if (info.vector)
+            return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s has the shape %s, config.json makes it [%" PRIu64 "]",
+                             path, info.name, shape, info.columns);
+        return epg__fail(EPG_ERR_FORMAT,
+                         "%s: tensor %s has the shape %s, config.json makes it [%" PRIu64 ", %" PRIu64 "]", path,
+                         info.name, shape, info.rows, info.columns);
     }
     EPG_TRY(type == EPG_FLOAT32 ? epg_checkpoint_read(checkpoint, info.name, 0, info.rows, info.columns, out)
                                 : read_bf16(checkpoint, tensor, &info, out));

@@ -73,7 +73,8 @@ static uint64_t next_random(uint64_t *state)
 static float next_normal(uint64_t *state)
 {
     uint64_t bits = next_random(state);
-    int32_t sum = (int32_t)(bits & 0xFFFF) + (int32_t)(bits >> 16 & 0xFFFF) + (int32_t)(bits >> 32 & 0xFFFF) + (int32_t)(bits >> 48);
+    int32_t sum = (int32_t)(bits & 0xFFFF) + (int32_t)(bits >> 16 & 0xFFFF) + (int32_t)(bits >> 32 & 0xFFFF) +
+                  (int32_t)(bits >> 48);
     return (float)(sum - 131070) * (1.7320508f / 65536);
 }
 
@@ -86,7 +87,8 @@ static float inverse_root(uint64_t n)
     return (float)(1 / root);
 }
 
-static void make_values(uint64_t *state, float centre, float scale, epg_tensor_type type, size_t count, unsigned char *out)
+static void make_values(uint64_t *state, float centre, float scale, epg_tensor_type type, size_t count,
+                        unsigned char *out)
 {
     for (size_t i = 0; i < count; i++) {
         float value = centre + scale * next_normal(state);
@@ -166,12 +168,14 @@ static epg_status fill_shard(writer *w, FILE *file, const char *path, const void
 
 static epg_status fill_config(writer *w, FILE *file, const char *path, const void *ctx)
 {
-    static const char *const types[] = {[EPG_TENSOR_F32] = "float32", [EPG_TENSOR_BF16] = "bfloat16", [EPG_TENSOR_F16] = "float16"};
+    static const char *const types[] = {[EPG_TENSOR_F32] = "float32", [EPG_TENSOR_BF16] = "bfloat16",
+                                        [EPG_TENSOR_F16] = "float16"};
     const epg_moe_shape *s = &w->options->shape;
     (void)path;
     (void)ctx;
     fprintf(file,
-            "{\n  \"architectures\": [\"Qwen3MoeForCausalLM\"],\n  \"model_type\": \"qwen3_moe\",\n  \"hidden_size\": %u,\n"
+            "{\n  \"architectures\": [\"Qwen3MoeForCausalLM\"],\n  \"model_type\": \"qwen3_moe\",\n"
+            "  \"hidden_size\": %u,\n"
             "  \"num_hidden_layers\": %u,\n  \"num_experts\": %u,\n  \"num_experts_per_tok\": %u,\n"
             "  \"moe_intermediate_size\": %u,\n  \"vocab_size\": %u,\n  \"rms_norm_eps\": %.9g,\n"
             "  \"norm_topk_prob\": %s,\n  \"tie_word_embeddings\": %s,\n  \"hidden_act\": \"silu\",\n"
@@ -302,7 +306,8 @@ epg_status epg_checkpoint_write(const char *directory, const epg_checkpoint_writ
 {
     writer w = {.options = options, .directory = directory};
     if (!directory || !*directory || !options)
-        return epg__fail(EPG_ERR_INVALID, "epg_checkpoint_write: %s", options ? "no directory is given" : "options is NULL");
+        return epg__fail(EPG_ERR_INVALID, "epg_checkpoint_write: %s",
+                         options ? "no directory is given" : "options is NULL");
     EPG__CHECK_SIZE(options, sizeof *options);
     if ((unsigned)options->type > EPG_TENSOR_F16)
         return epg__fail(EPG_ERR_INVALID, "options->type is %d, not one of epg_tensor_type", (int)options->type);

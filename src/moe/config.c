@@ -120,21 +120,24 @@ static epg_status check_word(const char *path, const json_t *root, const char *k
     if (!json_is_string(value))
         return epg__fail(EPG_ERR_FORMAT, "%s: %s is %s, not a string", path, key, epg__json_kind(value));
     if (strcmp(json_string_value(value), wanted) != 0)
-        return epg__fail(EPG_ERR_UNSUPPORTED, "%s: %s is %s; only %s is supported", path, key, json_string_value(value), wanted);
+        return epg__fail(EPG_ERR_UNSUPPORTED, "%s: %s is %s; only %s is supported", path, key, json_string_value(value),
+                         wanted);
     return EPG_OK;
 }
 
 /* Dense layers among the sparse ones, and quantised weights, would be read as something they are not. */
 static epg_status check_refused(const char *path, const json_t *root)
 {
-    const json_t *dense = json_object_get(root, "mlp_only_layers"), *every = json_object_get(root, "decoder_sparse_step");
+    const json_t *dense = json_object_get(root, "mlp_only_layers");
+    const json_t *every = json_object_get(root, "decoder_sparse_step");
     const json_t *quantised = json_object_get(root, "quantization_config");
     char text[64];
     if (dense && !json_is_null(dense) && !json_is_array(dense))
         return epg__fail(EPG_ERR_FORMAT, "%s: mlp_only_layers is %s, not an array", path, epg__json_kind(dense));
     if (dense && json_array_size(dense)) {
         show(dense, text, sizeof text);
-        return epg__fail(EPG_ERR_UNSUPPORTED, "%s: mlp_only_layers is %s; models with dense layers are not supported", path, text);
+        return epg__fail(EPG_ERR_UNSUPPORTED, "%s: mlp_only_layers is %s; models with dense layers are not supported",
+                         path, text);
     }
     if (every && !(json_is_integer(every) && json_integer_value(every) == 1)) {
         show(every, text, sizeof text);
@@ -142,7 +145,8 @@ static epg_status check_refused(const char *path, const json_t *root)
                          "%s: decoder_sparse_step is %s; only 1 is supported", path, text);
     }
     if (quantised && !json_is_null(quantised))
-        return epg__fail(EPG_ERR_UNSUPPORTED, "%s: quantization_config is set; quantised weights are not supported", path);
+        return epg__fail(EPG_ERR_UNSUPPORTED, "%s: quantization_config is set; quantised weights are not supported",
+                         path);
     return EPG_OK;
 }
 
@@ -183,7 +187,8 @@ epg_status epg__shape_check(const epg_moe_shape *s)
     };
     for (size_t i = 0; i < EPG__COUNT_OF(fields); i++)
         if (fields[i].value < 1 || fields[i].value > fields[i].most)
-            return epg__fail(EPG_ERR_INVALID, "shape.%s is %u, not within 1 and %u", fields[i].name, fields[i].value, fields[i].most);
+            return epg__fail(EPG_ERR_INVALID, "shape.%s is %u, not within 1 and %u", fields[i].name, fields[i].value,
+                             fields[i].most);
     if (s->norm_topk_prob > 1 || s->tied_head > 1)
         return epg__fail(EPG_ERR_INVALID, "shape.norm_topk_prob is %u and shape.tied_head %u; each is 0 or 1",
                          s->norm_topk_prob, s->tied_head);

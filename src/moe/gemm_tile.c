@@ -17,7 +17,8 @@ enum { PANEL = 1024 };
 
 static void multiply(uint32_t tile, uint32_t k, uint32_t n, uint32_t stride, const float *a, const float *b, float *c)
 {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)tile, (int)n, (int)k, 1.0f, a, (int)k, b, (int)k, 0.0f, c, (int)stride);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)tile, (int)n, (int)k, 1.0f, a, (int)k, b, (int)k, 0.0f, c,
+                (int)stride);
 }
 
 void epg__gemm_run(const epg__gemm *gemm, uint32_t rows, const float *a, const float *b, float *c)
@@ -66,7 +67,8 @@ static int run_probe(const probe *p, uint32_t trial)
     memset(p->a + p->k, 0, (size_t)(p->tile - 1) * p->k * sizeof(float));
     multiply(p->tile, p->k, p->n, p->n, p->a, p->b, p->c);
     memcpy(p->expected, p->c, p->n * sizeof(float));
-    return same_bits(p, 0xAAAA, &state) && same_bits(p, 0x5555, &state) && same_bits(p, 0x8001, &state) && same_bits(p, 0xFFFF, &state);
+    return same_bits(p, 0xAAAA, &state) && same_bits(p, 0x5555, &state) && same_bits(p, 0x8001, &state) &&
+           same_bits(p, 0xFFFF, &state);
 }
 
 static epg_status probe_panel(uint32_t k, uint32_t n, uint32_t tile, int *independent)

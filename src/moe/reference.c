@@ -115,12 +115,14 @@ static epg_status run(reference *r, const float *in, float *out, double *gap)
     return EPG_OK;
 }
 
-epg_status epg_reference_layer(const epg_checkpoint *checkpoint, uint32_t layer, const float *in, float *out, double *gap)
+epg_status epg_reference_layer(const epg_checkpoint *checkpoint, uint32_t layer, const float *in, float *out,
+                               double *gap)
 {
     reference r = {.checkpoint = checkpoint, .shape = EPG_MOE_SHAPE_INIT, .layer = layer};
     epg_status status = EPG_ERR_NO_MEMORY;
     if (!checkpoint || !in || !out)
-        return epg__fail(EPG_ERR_INVALID, "epg_reference_layer: %s is NULL", !checkpoint ? "checkpoint" : !in ? "in" : "out");
+        return epg__fail(EPG_ERR_INVALID, "epg_reference_layer: %s is NULL",
+                         !checkpoint ? "checkpoint" : !in ? "in" : "out");
     EPG_TRY(epg_checkpoint_shape(checkpoint, &r.shape));
     if (layer >= r.shape.layers)
         return epg__fail(EPG_ERR_INVALID, "layer is %u, the checkpoint has %u", layer, r.shape.layers);

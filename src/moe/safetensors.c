@@ -71,13 +71,15 @@ static epg_status parse_header(epg__shard *shard, json_t **root)
     for (int i = 7; i >= 0; i--)
         length = length << 8 | map[i];
     if (length > HEADER_BYTES_MAX || length > shard->bytes - 8)
-        return epg__fail(EPG_ERR_FORMAT, "%s: the header says it has %" PRIu64 " bytes, the file has %zu (at most %d are allowed)",
+        return epg__fail(EPG_ERR_FORMAT,
+                         "%s: the header says it has %" PRIu64 " bytes, the file has %zu (at most %d are allowed)",
                          shard->path, length, shard->bytes - 8, HEADER_BYTES_MAX);
     shard->data = map + 8 + length;
     shard->data_bytes = shard->bytes - 8 - (size_t)length;
     *root = json_loadb((const char *)map + 8, (size_t)length, JSON_REJECT_DUPLICATES, &error);
     if (!*root)
-        return epg__fail(EPG_ERR_FORMAT, "%s: the header is not valid JSON: %s (byte %d)", shard->path, error.text, error.position);
+        return epg__fail(EPG_ERR_FORMAT, "%s: the header is not valid JSON: %s (byte %d)", shard->path, error.text,
+                         error.position);
     if (!json_is_object(*root)) {
         epg__fail(EPG_ERR_FORMAT, "%s: the header is %s, not an object", shard->path, epg__json_kind(*root));
         json_decref(*root);
@@ -89,7 +91,8 @@ static epg_status parse_header(epg__shard *shard, json_t **root)
 static epg_status get_count(const char *path, const char *name, const char *key, const json_t *value, uint64_t *out)
 {
     if (!json_is_integer(value))
-        return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s: %s holds %s, not a whole number", path, name, key, epg__json_kind(value));
+        return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s: %s holds %s, not a whole number", path, name, key,
+                         epg__json_kind(value));
     if (json_integer_value(value) < 0)
         return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s: %s holds the negative number %lld", path, name, key,
                          (long long)json_integer_value(value));
@@ -112,7 +115,8 @@ static epg_status parse_dtype(const char *path, const char *name, const json_t *
     return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s has the unknown dtype %s", path, name, json_string_value(value));
 }
 
-static epg_status parse_shape(const char *path, const char *name, const json_t *entry, epg__tensor *tensor, uint64_t *bytes)
+static epg_status parse_shape(const char *path, const char *name, const json_t *entry, epg__tensor *tensor,
+                              uint64_t *bytes)
 {
     const json_t *shape = json_object_get(entry, "shape");
     uint64_t product = dtypes[tensor->dtype].bytes;
@@ -127,27 +131,31 @@ static epg_status parse_shape(const char *path, const char *name, const json_t *
     for (uint32_t i = 0; i < tensor->dims; i++) {
         EPG_TRY(get_count(path, name, "shape", json_array_get(shape, i), &tensor->shape[i]));
         if (__builtin_mul_overflow(product, tensor->shape[i], &product))
-            return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s: the bytes of its shape do not fit in 64 bits (dimension %u is %" PRIu64 ")",
-                             path, name, i, tensor->shape[i]);
+            return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s: the bytes of its shape do not fit in 64 bits (dimension "
+                             "%u is %" PRIu64 ")", path, name, i, tensor->shape[i]);
     }
     *bytes = product;
     return EPG_OK;
 }
 
-static epg_status parse_offsets(const epg__shard *shard, const char *name, const json_t *entry, epg__tensor *tensor, uint64_t bytes)
+static epg_status parse_offsets(const epg__shard *shard, const char *name, const json_t *entry, epg__tensor *tensor,
+                                uint64_t bytes)
 {
     const json_t *offsets = json_object_get(entry, "data_offsets");
     if (!offsets)
         return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s has no data_offsets", shard->path, name);
     if (!json_is_array(offsets) || json_array_size(offsets) != 2)
-        return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s: data_offsets is not an array of two numbers", shard->path, name);
+        return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s: data_offsets is not an array of two numbers", shard->path,
+                         name);
     EPG_TRY(get_count(shard->path, name, "data_offsets", json_array_get(offsets, 0), &tensor->begin));
     EPG_TRY(get_count(shard->path, name, "data_offsets", json_array_get(offsets, 1), &tensor->end));
     if (tensor->begin > tensor->end || tensor->end > shard->data_bytes)
-        return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s: data_offsets are [%" PRIu64 ", %" PRIu64 "], the file has %zu bytes of data",
+        return epg__fail(EPG_ERR_FORMAT,
+                         "%s: tensor %s: data_offsets are [%" PRIu64 ", %" PRIu64 "], the file has %zu bytes of data",
                          shard->path, name, tensor->begin, tensor->end, shard->data_bytes);
     if (tensor->end - tensor->begin != bytes)
-        return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s: data_offsets hold %" PRIu64 " bytes, its shape and dtype need %" PRIu64,
+        return epg__fail(EPG_ERR_FORMAT,
+                         "%s: tensor %s: data_offsets hold %" PRIu64 " bytes, its shape and dtype need %" PRIu64,
                          shard->path, name, tensor->end - tensor->begin, bytes);
     return EPG_OK;
 }
@@ -156,7 +164,8 @@ static epg_status parse_tensor(const epg__shard *shard, const char *name, const 
 {
     uint64_t bytes = 0;
     if (!json_is_object(entry))
-        return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s is %s, not an object", shard->path, name, epg__json_kind(entry));
+        return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s is %s, not an object", shard->path, name,
+                         epg__json_kind(entry));
     EPG_TRY(parse_dtype(shard->path, name, entry, tensor));
     EPG_TRY(parse_shape(shard->path, name, entry, tensor, &bytes));
     return parse_offsets(shard, name, entry, tensor, bytes);
@@ -195,15 +204,18 @@ static epg_status check_cover(const epg__shard *shard, epg__tensor *at, size_t c
     qsort(at, count, sizeof *at, by_begin);
     for (size_t i = 0; i < count; i++) {
         if (at[i].begin < end)
-            return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s starts at byte %" PRIu64 ", inside tensor %s, which ends at %" PRIu64,
+            return epg__fail(EPG_ERR_FORMAT,
+                             "%s: tensor %s starts at byte %" PRIu64 ", inside tensor %s, which ends at %" PRIu64,
                              shard->path, at[i].name, at[i].begin, at[i - 1].name, end);
         if (at[i].begin > end)
-            return epg__fail(EPG_ERR_FORMAT, "%s: tensor %s starts at byte %" PRIu64 ", but the one before it ends at %" PRIu64,
+            return epg__fail(EPG_ERR_FORMAT,
+                             "%s: tensor %s starts at byte %" PRIu64 ", but the one before it ends at %" PRIu64,
                              shard->path, at[i].name, at[i].begin, end);
         end = at[i].end;
     }
     if (end != shard->data_bytes)
-        return epg__fail(EPG_ERR_FORMAT, "%s: the tensors end at byte %" PRIu64 " of %zu", shard->path, end, shard->data_bytes);
+        return epg__fail(EPG_ERR_FORMAT, "%s: the tensors end at byte %" PRIu64 " of %zu", shard->path, end,
+                         shard->data_bytes);
     return EPG_OK;
 }
 
@@ -220,7 +232,8 @@ static epg_status parse_entries(const epg__shard *shard, uint32_t index, json_t 
         EPG_TRY(parse_tensor(shard, name, entry, &tensor));
         EPG_TRY(add_tensor(list, &tensor, name));
     }
-    return list->count == first ? check_cover(shard, NULL, 0) : check_cover(shard, list->at + first, list->count - first);
+    return list->count == first ? check_cover(shard, NULL, 0)
+                                : check_cover(shard, list->at + first, list->count - first);
 }
 
 epg_status epg__shard_open(const char *path, uint32_t index, epg__shard *shard, epg__tensor_list *list)

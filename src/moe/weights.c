@@ -12,9 +12,11 @@ static void describe(epg__weight_info *info, uint64_t rows, uint64_t columns)
     info->vector = 0;
 }
 
-void epg__weight_describe(const epg_moe_shape *shape, epg__weight weight, uint32_t layer, uint32_t expert, epg__weight_info *info)
+void epg__weight_describe(const epg_moe_shape *shape, epg__weight weight, uint32_t layer, uint32_t expert,
+                          epg__weight_info *info)
 {
-    static const char *const parts[] = {[EPG__WEIGHT_GATE] = "gate", [EPG__WEIGHT_UP] = "up", [EPG__WEIGHT_DOWN] = "down"};
+    static const char *const parts[] = {[EPG__WEIGHT_GATE] = "gate", [EPG__WEIGHT_UP] = "up",
+                                        [EPG__WEIGHT_DOWN] = "down"};
     size_t room = sizeof info->name;
     switch (weight) {
     case EPG__WEIGHT_EMBEDDING:

@@ -140,7 +140,8 @@ static void test_damaged_tensors(void **state)
     replace(state, "lies/model.safetensors", "\"data_offsets\":[0,", "\"data_offsets\":[8,");
     expect(state, "run --model @/lies", 2, "model.safetensors");
     write_model(state, "overlap");
-    share_place(state, "overlap/model.safetensors", "layers.0.mlp.experts.10.gate_proj", "layers.0.mlp.experts.11.gate_proj");
+    share_place(state, "overlap/model.safetensors", "layers.0.mlp.experts.10.gate_proj",
+                "layers.0.mlp.experts.11.gate_proj");
     expect(state, "run --model @/overlap", 2, "overlap");
 }
 
@@ -182,16 +183,17 @@ static void expect_checked(json_t *root)
     assert_int_equal(number(root, "graph", "eager"), 0);
     assert_true(number(root, "graph", "replays") > 0);
     assert_true(number(root, "steps", "mixed") > 0);
-    assert_int_equal(number(root, "steps", "total"), number(root, "steps", "mixed") + number(root, "steps", "decode_only") +
-                                                         number(root, "steps", "prefill_only"));
+    assert_int_equal(number(root, "steps", "total"),
+                     number(root, "steps", "mixed") + number(root, "steps", "decode_only") +
+                         number(root, "steps", "prefill_only"));
 }
 
 static void test_checked_run(void **state)
 {
     json_t *root = run_json(state, "run --model @/good --ranks 4 --requests 16 --check");
     expect_checked(root);
-    static const char *const keys[] = {"device", "team", "ranks", "model", "requests", "tokens", "steps", "graph", "switch",
-                                       "step_us", "tokens_digest", "states_digest", "check"};
+    static const char *const keys[] = {"device", "team", "ranks", "model", "requests", "tokens", "steps", "graph",
+                                       "switch", "step_us", "tokens_digest", "states_digest", "check"};
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
         assert_non_null(json_object_get(root, keys[i]));
     assert_int_equal(json_object_size(root), sizeof(keys) / sizeof(keys[0]));

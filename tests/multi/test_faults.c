@@ -303,7 +303,8 @@ static int overflows(test_rank *self)
     RANK_CHECK(stats.dropped_rows == all - kept, "dropped %llu", (unsigned long long)stats.dropped_rows);
     for (uint32_t t = 0; t < TOKENS; t++)
         flagged += flags[t];
-    RANK_CHECK(flagged == stats.flagged && (*kind != 0 || flagged == TOKENS - 4), "flagged %llu", (unsigned long long)flagged);
+    RANK_CHECK(flagged == stats.flagged && (*kind != 0 || flagged == TOKENS - 4), "flagged %llu",
+               (unsigned long long)flagged);
     RANK_CHECK(flags[TOKENS - 1] == 1, "the last token lost a row");
     RANK_OK(epg_team_barrier(self->team));
     rig_free(&r);
@@ -351,7 +352,8 @@ typedef struct fill_ctx {
     rig *r;
 } fill_ctx;
 
-static epg_status fill_experts(void *raw, uint32_t index, const epg_dispatch_view *view, epg_stream stream, const void **rows)
+static epg_status fill_experts(void *raw, uint32_t index, const epg_dispatch_view *view, epg_stream stream,
+                               const void **rows)
 {
     fill_ctx *ctx = raw;
     pair_experts_args experts = {*view, {.hidden = HIDDEN}, ctx->r->expert_out};
@@ -443,7 +445,8 @@ static int one_differs(test_rank *self)
     RANK_CHECK(epg_group_create(self->team, &o, &group) == expected, "bad options on one rank");
     o = options_for(self->size);
     o.experts = 7;
-    RANK_CHECK(epg_group_create(self->team, &o, &group) == EPG_ERR_INVALID && strstr(epg_message(), "experts is 7"), "7");
+    RANK_CHECK(epg_group_create(self->team, &o, &group) == EPG_ERR_INVALID && strstr(epg_message(), "experts is 7"),
+               "7");
     o = options_for(self->size);
     RANK_OK(epg_group_create(self->team, &o, &group));
     epg_group_destroy(group);

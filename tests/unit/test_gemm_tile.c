@@ -79,7 +79,8 @@ static void test_rows_are_independent(void **state)
         memcpy(f.expected, f.c, n * sizeof(float));
         for (uint32_t rows = 1; rows <= EPG__GEMM_ROWS; rows++) {
             uint32_t at = (uint32_t)random() % rows;
-            for (uint32_t position = rows == EPG__GEMM_ROWS ? 0 : at; position < (rows == EPG__GEMM_ROWS ? rows : at + 1); position++) {
+            uint32_t first = rows == EPG__GEMM_ROWS ? 0 : at, end = rows == EPG__GEMM_ROWS ? rows : at + 1;
+            for (uint32_t position = first; position < end; position++) {
                 memset(f.a, 0, (size_t)EPG__GEMM_ROWS * k * sizeof(float));
                 for (size_t i = 0; i < (size_t)rows * k; i++)
                     f.a[i] = value();

@@ -66,7 +66,8 @@ static void test_bad_traces(void **state)
         uint32_t count;
         const char *named[2];
     } cases[] = {
-        {HEADER "2023-11-16 18:17:03.9,12,3\n2023-11-16 18:17:04.0,many,3\n", 0, {"trace.csv:3:", "ContextTokens \"many\""}},
+        {HEADER "2023-11-16 18:17:03.9,12,3\n2023-11-16 18:17:04.0,many,3\n", 0,
+         {"trace.csv:3:", "ContextTokens \"many\""}},
         {HEADER "2023-11-16 18:17:03.9,12,3.5\n", 0, {"trace.csv:2:", "GeneratedTokens \"3.5\""}},
         {HEADER "2023-11-16 18:17:03.9,-12,3\n", 0, {"trace.csv:2:", "\"-12\""}},
         {HEADER "2023-11-16 18:17:03.9,0,3\n", 0, {"trace.csv:2:", "\"0\""}},
