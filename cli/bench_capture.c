@@ -237,4 +237,4 @@ const bench_what bench_capture = {
     "capture",
     "What a graph of pairs (48 of them) costs before its first replay: its capture, instantiation, upload and update, "
     "each call by itself; and a runner's first use of a bucket, and its use after a reset.",
-    defaults, run_capture, 0, 1};
+    defaults, run_capture, 0, 1, 0};

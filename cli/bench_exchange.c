@@ -22,14 +22,13 @@ static void fill_random(void *rows, size_t bytes, epg_dtype type, uint64_t seed)
             ((uint8_t *)rows)[i] = (uint8_t)bench_random(&seed);
 }
 
-/* Device memory of random values; the same block again and again where it is large. */
-static epg_status make_rows(bench_exchange *x, size_t bytes, epg_dtype type, uint64_t seed, void **rows)
+epg_status bench_random_rows(bench_rank *rank, size_t bytes, epg_dtype type, uint64_t seed, void **rows)
 {
-    epg_device *device = x->rank->device;
+    epg_device *device = rank->device;
     size_t block = bytes < FILL_BYTES ? bytes : FILL_BYTES;
     void *values = malloc(block);
     if (!values)
-        return bench_fail(x->rank, "no memory for inputs");
+        return bench_fail(rank, "no memory for %zu bytes of rows", block);
     fill_random(values, block, type, seed);
     epg_status status = epg_memory_alloc(device, EPG_MEMORY_DEVICE, bytes, rows);
     for (size_t at = 0; at < bytes && status == EPG_OK; at += block)
@@ -73,14 +72,14 @@ static epg_status make_set(bench_exchange *x, const bench_routing *routing, uint
     size_t choices = (size_t)what->most_tokens * what->topk;
     uint64_t seed = (uint64_t)x->rank->rank * BENCH_SETS_MAX + set + 1;
     TRY(epg_group_view(x->group, 0, &view));
-    TRY(make_rows(x, what->most_tokens * size.input, input, seed << 32, &b->rows));
-    TRY(make_rows(x, what->most_tokens * size.output, combine, seed << 33, &b->out));
+    TRY(bench_random_rows(x->rank, what->most_tokens * size.input, input, seed << 32, &b->rows));
+    TRY(bench_random_rows(x->rank, what->most_tokens * size.output, combine, seed << 33, &b->out));
     TRY(copy_in(x, routing->ids + x->rank->rank * choices, choices * sizeof(int32_t), &b->ids));
     TRY(make_weights(x, &b->weights));
     if (size.input_scales)
-        TRY(make_rows(x, what->most_tokens * size.input_scales, EPG_OPAQUE, seed << 35, &b->scales));
+        TRY(bench_random_rows(x->rank, what->most_tokens * size.input_scales, EPG_OPAQUE, seed << 35, &b->scales));
     if (!bench_exchange_returns_input(what))
-        TRY(make_rows(x, view.row_capacity * size.output, combine, seed << 34, &b->expert_rows));
+        TRY(bench_random_rows(x->rank, view.row_capacity * size.output, combine, seed << 34, &b->expert_rows));
     return EPG_OK;
 }
 

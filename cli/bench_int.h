@@ -1,11 +1,12 @@
 /* What the files of `epgraph bench` share.
  *
- *   bench_options.c    the options, and the cases that they name
+ *   bench_options.c    the options; bench_lists.c: those that are lists
  *   bench_routing.c    who sends how much to whom, and the bytes that a pair must move; pure
  *   bench_times.c      medians over rounds; pure
  *   bench_team.c       a thread per rank; rounds between two events
  *   bench_exchange.c   one rank's group with inputs, outputs, and the pairs on them
- *   bench_cases.c      case after case, each on its ranks, each a row of the table
+ *   bench_weights.c    the checkpoint of bench step
+ *   bench_cases.c      every combination of the lists, each on its ranks, each a row of the table
  *   bench_pair.c ...   one file per subcommand
  *   bench_report.c     the table and the JSON; bench_plot.c: the picture */
 #ifndef CLI_BENCH_INT_H
@@ -35,6 +36,7 @@ typedef struct bench_what {
     int (*run)(bench_run *run);                 /* fills the table; an exit code */
     int switches;               /* its pairs are of both modes, with a number of tokens for each */
     int replays_once;           /* a round has one replay */
+    int has_model;              /* what it exchanges is a model's */
 } bench_what;
 
 struct bench_options {
@@ -47,6 +49,9 @@ struct bench_options {
     uint32_t ht_tokens;         /* bench switch; 0: as many as the low-latency pairs have */
     uint32_t rounds, replays, pairs;            /* 0: chosen per case */
     uint64_t seed;
+    const char *model;          /* bench step: a checkpoint's directory; NULL: one layer of the preset's shape */
+    const epg_preset *preset;
+    uint32_t layers;
     const char *json, *plot;    /* NULL: not wanted */
 };
 
@@ -64,10 +69,11 @@ typedef struct bench_case {
 /* Exits with CLI_BAD_INPUT, the option and its value named, where the options cannot be used. */
 void bench_options_parse(int argc, char **argv, const bench_what *what, bench_options *options);
 
-/* Calls `each` for every combination of the lists, until one fails. */
-uint32_t bench_case_count(const bench_options *options);
-int bench_for_cases(const bench_options *options, int (*each)(void *ctx, const bench_case *what), void *ctx);
-
+void bench_parse_numbers(struct argp_state *state, const char *option, const char *text, uint64_t least, uint64_t most,
+                         bench_list *list);
+void bench_parse_row_types(struct argp_state *state, const char *text, bench_list *list);
+void bench_parse_layouts(struct argp_state *state, const char *text, bench_list *list);
+void bench_parse_modes(struct argp_state *state, const char *text, bench_list *list);
 const char *bench_row_type_name(epg_dtype type);
 const char *bench_layout_name(epg_layout layout);
 const char *bench_mode_name(epg_mode mode);
@@ -203,6 +209,23 @@ int bench_exchange_returns_input(const bench_case *what);
  * hand back their input. */
 epg_status bench_exchange_verify(bench_exchange *exchange);
 
+/* Device memory of random values: bf16, float32, or any bytes. The same block again and again where it is large. */
+epg_status bench_random_rows(bench_rank *rank, size_t bytes, epg_dtype type, uint64_t seed, void **rows);
+
+/* ---- weights ---- */
+
+enum { BENCH_PATH_MAX = 1024 };
+
+typedef struct bench_weights {
+    epg_checkpoint *checkpoint;
+    epg_moe_shape shape;
+    char directory[BENCH_PATH_MAX]; /* "", or what is removed at the end */
+} bench_weights;
+
+/* 0, or -1 with a sentence in `message`; to be closed in either case. */
+int bench_weights_open(const bench_options *options, bench_weights *weights, char *message, size_t bytes);
+void bench_weights_close(bench_weights *weights);
+
 /* ---- what comes out ---- */
 
 typedef enum bench_kind {
@@ -255,6 +278,7 @@ struct bench_run {
     bench_plot *plot;
     progress bar;
     bench_table table;
+    const bench_weights *weights; /* bench step */
 };
 
 int bench_report(bench_run *run); /* prints and writes all that is wanted; an exit code */
@@ -267,7 +291,7 @@ void bench_plot_close(bench_plot *plot); /* NULL does nothing */
 
 /* ---- the subcommands ---- */
 
-extern const bench_what bench_pair, bench_switch, bench_capture;
+extern const bench_what bench_pair, bench_step, bench_switch, bench_capture;
 
 enum { BENCH_SERIES_MAX = 8 };
 

@@ -1,38 +1,35 @@
-/* The options of `epgraph bench`, and the cases that they name. */
+/* The options of `epgraph bench`. */
 #include <string.h>
 #include "bench_int.h"
 
 enum {
     KEY_DEVICE = 256, KEY_TOKENS, KEY_HIDDEN, KEY_EXPERTS, KEY_TOPK, KEY_ROWS, KEY_LAYOUT, KEY_MODE, KEY_ROUNDS,
-    KEY_REPLAYS, KEY_PAIRS, KEY_HT_TOKENS, KEY_SEED, KEY_JSON, KEY_PLOT
+    KEY_REPLAYS, KEY_PAIRS, KEY_HT_TOKENS, KEY_MODEL, KEY_PRESET, KEY_LAYERS, KEY_SEED, KEY_JSON, KEY_PLOT
 };
 
-typedef struct name {
-    const char *text;
-    uint32_t value;
-} name;
-
-static const name row_types[] = {
-    {"f32", EPG_FLOAT32}, {"bf16", EPG_BFLOAT16}, {"fp8", EPG_FLOAT8_E4M3}, {"opaque", EPG_OPAQUE}, {NULL, 0}};
-static const name layouts[] = {
-    {"in-place", EPG_LAYOUT_IN_PLACE}, {"contiguous", EPG_LAYOUT_CONTIGUOUS}, {"masked", EPG_LAYOUT_MASKED}, {NULL, 0}};
-static const name modes[] = {{"ll", EPG_MODE_LL}, {"ht", EPG_MODE_HT}, {NULL, 0}};
-
+/* bench step has the second of these, the others have the first. */
 static const struct argp_option exchange_table[] = {
-    {NULL, 0, NULL, 0, "What is exchanged (a list A,B,... makes a line for each):", 1},
-    {"ranks", 'r', "LIST", 0, "virtual ranks", 1},
-    {"tokens", KEY_TOKENS, "LIST", 0, "tokens that each rank sends", 1},
     {"ht-tokens", KEY_HT_TOKENS, "N", 0, "those of switch's high-throughput pairs (as many)", 1},
     {"hidden", KEY_HIDDEN, "LIST", 0, "elements of a row, a multiple of 8", 1},
     {"row-type", KEY_ROWS, "LIST", 0, "f32, bf16, fp8, opaque (bf16)", 1},
     {"layout", KEY_LAYOUT, "LIST", 0, "in-place, contiguous, masked (all; contiguous for switch and capture)", 1},
-    {"mode", KEY_MODE, "LIST", 0, "ll, ht (both; ll for capture, not for switch)", 1},
     {"experts", KEY_EXPERTS, "N", 0, "over all ranks; a multiple of the ranks", 1},
     {"topk", KEY_TOPK, "N", 0, "experts of a token", 1},
     {"pairs", KEY_PAIRS, "N", 0, "pairs in a graph (by the number of tokens and ranks; 48 for capture)", 1},
     {NULL, 0, NULL, 0, NULL, 0}};
 
+static const struct argp_option model_table[] = {
+    {"model", KEY_MODEL, "DIR", 0, "a checkpoint; its layers are run again and again", 1},
+    {"preset", KEY_PRESET, "NAME", 0, "without --model: one layer of this shape is written for the run (host: tiny; "
+                                      "cuda: qwen3-30b-a3b)", 1},
+    {"layers", KEY_LAYERS, "N", 0, "layers of the step (48)", 1},
+    {NULL, 0, NULL, 0, NULL, 0}};
+
 static const struct argp_option common_table[] = {
+    {NULL, 0, NULL, 0, "What runs (a list A,B,... makes a line for each):", 1},
+    {"ranks", 'r', "LIST", 0, "virtual ranks", 1},
+    {"tokens", KEY_TOKENS, "LIST", 0, "tokens of each rank", 1},
+    {"mode", KEY_MODE, "LIST", 0, "ll, ht (both; ll for step and capture; not for switch)", 1},
     {NULL, 0, NULL, 0, "How it is measured:", 2},
     {"device", KEY_DEVICE, "NAME", 0, "host, or cuda (cuda:N for the Nth GPU, from 0) (host)", 2},
     {"rounds", KEY_ROUNDS, "N", 0, "times that are taken", 2},
@@ -42,67 +39,6 @@ static const struct argp_option common_table[] = {
     {"json", KEY_JSON, "FILE", 0, "write the figures as JSON", 3},
     {"plot", KEY_PLOT, "FILE.svg", 0, "draw them; needs gnuplot", 3},
     {NULL, 0, NULL, 0, NULL, 0}};
-
-/* ---- lists ---- */
-
-static void append(struct argp_state *state, const char *option, bench_list *list, uint32_t value)
-{
-    if (list->count == BENCH_LIST_MAX)
-        argp_error(state, "--%s: more than %d items", option, BENCH_LIST_MAX);
-    list->values[list->count++] = value;
-}
-
-/* Cuts the next item off `rest`, a copy of the option's text. */
-static const char *next_item(struct argp_state *state, const char *option, const char *text, char *copy, size_t bytes,
-                             char **rest)
-{
-    if (!*rest) {
-        if (strlen(text) >= bytes)
-            argp_error(state, "--%s: the list is longer than %zu characters", option, bytes - 1);
-        *rest = strcpy(copy, text);
-    }
-    return strsep(rest, ",");
-}
-
-static void parse_numbers(struct argp_state *state, const char *option, const char *text, uint64_t least, uint64_t most,
-                          bench_list *list)
-{
-    char copy[1024], *rest = NULL;
-    list->count = 0;
-    do {
-        const char *item = next_item(state, option, text, copy, sizeof(copy), &rest);
-        append(state, option, list, (uint32_t)cli_option_number(state, option, item, least, most));
-    } while (rest);
-}
-
-static void parse_names(struct argp_state *state, const char *option, const char *text, const name *names,
-                        bench_list *list)
-{
-    char copy[1024], *rest = NULL;
-    list->count = 0;
-    do {
-        const char *item = next_item(state, option, text, copy, sizeof(copy), &rest);
-        const name *found = names;
-        while (found->text && strcmp(found->text, item))
-            found++;
-        if (!found->text)
-            argp_error(state, "--%s: there is no \"%s\"", option, item);
-        append(state, option, list, found->value);
-    } while (rest);
-}
-
-static const char *name_of(const name *names, uint32_t value)
-{
-    while (names->text && names->value != value)
-        names++;
-    return names->text ? names->text : "?";
-}
-
-const char *bench_row_type_name(epg_dtype type) { return name_of(row_types, (uint32_t)type); }
-const char *bench_layout_name(epg_layout layout) { return name_of(layouts, (uint32_t)layout); }
-const char *bench_mode_name(epg_mode mode) { return name_of(modes, (uint32_t)mode); }
-
-/* ---- options ---- */
 
 static uint32_t number(struct argp_state *state, const char *option, const char *text, uint64_t least, uint64_t most)
 {
@@ -120,15 +56,9 @@ static error_t parse_exchange(int key, char *text, struct argp_state *state)
 {
     bench_options *o = state->input;
     switch (key) {
-    case 'r': parse_numbers(state, "ranks", text, 1, EPG_TEAM_MAX_RANKS, &o->ranks); return 0;
-    case KEY_TOKENS: parse_numbers(state, "tokens", text, 1, 1u << 20, &o->tokens); return 0;
-    case KEY_HIDDEN: parse_numbers(state, "hidden", text, 8, 1u << 20, &o->hidden); return 0;
-    case KEY_ROWS: parse_names(state, "row-type", text, row_types, &o->row_types); return 0;
-    case KEY_LAYOUT: parse_names(state, "layout", text, layouts, &o->layouts); return 0;
-    case KEY_MODE:
-        only_for(state, !o->what->switches, "mode");
-        parse_names(state, "mode", text, modes, &o->modes);
-        return 0;
+    case KEY_HIDDEN: bench_parse_numbers(state, "hidden", text, 8, 1u << 20, &o->hidden); return 0;
+    case KEY_ROWS: bench_parse_row_types(state, text, &o->row_types); return 0;
+    case KEY_LAYOUT: bench_parse_layouts(state, text, &o->layouts); return 0;
     case KEY_EXPERTS: o->experts = number(state, "experts", text, 1, 1u << 16); return 0;
     case KEY_TOPK: o->topk = number(state, "topk", text, 1, EPG_TOPK_MAX); return 0;
     case KEY_HT_TOKENS:
@@ -140,10 +70,31 @@ static error_t parse_exchange(int key, char *text, struct argp_state *state)
     }
 }
 
+static error_t parse_model(int key, char *text, struct argp_state *state)
+{
+    bench_options *o = state->input;
+    switch (key) {
+    case KEY_MODEL: o->model = text; return 0;
+    case KEY_PRESET:
+        o->preset = epg_preset_find(text);
+        if (!o->preset)
+            argp_error(state, "--preset %s: there is no such preset; `epgraph info' lists them", text);
+        return 0;
+    case KEY_LAYERS: o->layers = number(state, "layers", text, 1, 1024); return 0;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
 static error_t parse_common(int key, char *text, struct argp_state *state)
 {
     bench_options *o = state->input;
     switch (key) {
+    case 'r': bench_parse_numbers(state, "ranks", text, 1, EPG_TEAM_MAX_RANKS, &o->ranks); return 0;
+    case KEY_TOKENS: bench_parse_numbers(state, "tokens", text, 1, 1u << 20, &o->tokens); return 0;
+    case KEY_MODE:
+        only_for(state, !o->what->switches, "mode");
+        bench_parse_modes(state, text, &o->modes);
+        return 0;
     case KEY_DEVICE: cli_option_device(state, text, &o->device); return 0;
     case KEY_ROUNDS: o->rounds = number(state, "rounds", text, 1, BENCH_ROUNDS_MAX); return 0;
     case KEY_REPLAYS:
@@ -179,6 +130,8 @@ static void set_defaults(bench_options *o)
         o->modes = both_modes;
     if (!o->topk)
         o->topk = 8;
+    if (!o->preset)
+        o->preset = epg_preset_find(host ? "tiny" : "qwen3-30b-a3b");
 }
 
 /* What only the options together can break. */
@@ -187,7 +140,7 @@ static void check_together(struct argp_state *state, const bench_options *o)
     for (uint32_t i = 0; i < o->hidden.count; i++)
         if (o->hidden.values[i] % 8)
             argp_error(state, "--hidden: %u is not a multiple of 8", o->hidden.values[i]);
-    for (uint32_t i = 0; i < o->ranks.count; i++) {
+    for (uint32_t i = 0; !o->what->has_model && i < o->ranks.count; i++) {
         uint32_t ranks = o->ranks.values[i], experts = o->experts ? o->experts : 32 * ranks;
         if (experts % ranks)
             argp_error(state, "--ranks: %u does not divide the %u experts", ranks, experts);
@@ -218,56 +171,13 @@ static error_t parse(int key, char *text, struct argp_state *state)
 void bench_options_parse(int argc, char **argv, const bench_what *what, bench_options *options)
 {
     static const struct argp exchange = {exchange_table, parse_exchange, NULL, NULL, NULL, NULL, NULL},
+                             model = {model_table, parse_model, NULL, NULL, NULL, NULL, NULL},
                              common = {common_table, parse_common, NULL, NULL, NULL, NULL, NULL};
-    static const struct argp_child children[] = {{&exchange, 0, NULL, 0}, {&common, 0, NULL, 0}, {NULL, 0, NULL, 0}};
+    const struct argp_child children[] = {
+        {what->has_model ? &model : &exchange, 0, NULL, 0}, {&common, 0, NULL, 0}, {NULL, 0, NULL, 0}};
     const struct argp argp = {NULL, parse, NULL, what->about, children, NULL, NULL};
     *options = (bench_options){.name = argv[0], .what = what, .device = EPG_DEVICE_OPTIONS_INIT, .seed = 1};
     if (what->defaults)
         what->defaults(options);
     argp_parse(&argp, argc, argv, 0, NULL, options);
-}
-
-/* ---- cases ---- */
-
-uint32_t bench_case_count(const bench_options *o)
-{
-    return o->ranks.count * o->hidden.count * o->row_types.count * o->layouts.count * o->modes.count * o->tokens.count;
-}
-
-/* So that a round takes some milliseconds at least, and no longer than it must where ranks are many or rows are. */
-static void choose_counts(const bench_options *o, bench_case *what)
-{
-    int host = o->device.kind == EPG_DEVICE_HOST, large = what->most_tokens > 256, alone = what->ranks == 1;
-    uint32_t pairs = alone && !large ? 1 : host || large ? 2 : 10, replays = large || host ? 2 : alone ? 50 : 4;
-    what->pairs = o->pairs ? o->pairs : pairs;
-    what->replays = o->replays ? o->replays : replays;
-    what->rounds = o->rounds ? o->rounds : alone && !host ? 51 : 11;
-}
-
-/* Case `index`, in which tokens change fastest and ranks most slowly. */
-static bench_case case_at(const bench_options *o, uint32_t index)
-{
-    const bench_list *const lists[] = {&o->tokens, &o->modes, &o->layouts, &o->row_types, &o->hidden, &o->ranks};
-    uint32_t picked[6];
-    for (int i = 0; i < 6; i++) {
-        picked[i] = lists[i]->values[index % lists[i]->count];
-        index /= lists[i]->count;
-    }
-    bench_case what = {.tokens = picked[0], .mode = (epg_mode)picked[1], .layout = (epg_layout)picked[2],
-                       .row_type = (epg_dtype)picked[3], .hidden = picked[4], .ranks = picked[5], .topk = o->topk};
-    what.ht_tokens = !o->what->switches ? 0 : o->ht_tokens ? o->ht_tokens : what.tokens;
-    what.most_tokens = what.ht_tokens > what.tokens ? what.ht_tokens : what.tokens;
-    what.experts = o->experts ? o->experts : 32 * what.ranks;
-    choose_counts(o, &what);
-    return what;
-}
-
-int bench_for_cases(const bench_options *o, int (*each)(void *ctx, const bench_case *what), void *ctx)
-{
-    int code = CLI_OK;
-    for (uint32_t i = 0; i < bench_case_count(o) && code == CLI_OK; i++) {
-        bench_case what = case_at(o, i);
-        code = each(ctx, &what);
-    }
-    return code;
 }

@@ -140,4 +140,4 @@ static int run_pair(bench_run *run)
 
 const bench_what bench_pair = {
     "pair", "What a dispatch and its combine take: replayed from a graph, and eagerly. Experts hand back their input.",
-    NULL, run_pair, 0, 0};
+    NULL, run_pair, 0, 0, 0};

@@ -142,4 +142,4 @@ const bench_what bench_switch = {
     "switch",
     "What a switch of modes adds: high-throughput and low-latency pairs in turn in one graph, against graphs of as "
     "many of each.",
-    defaults, run_switch, 1, 0};
+    defaults, run_switch, 1, 0, 0};

@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 #include "bench_int.h"
 
-static const bench_what *const benches[] = {&bench_pair, &bench_switch, &bench_capture};
+static const bench_what *const benches[] = {&bench_pair, &bench_step, &bench_switch, &bench_capture};
 enum { BENCHES = sizeof(benches) / sizeof(benches[0]) };
 
 static const char doc[] =
@@ -13,6 +13,7 @@ static const char doc[] =
     "which the bytes can be moved.\v"
     "What is measured:\n"
     "  pair      a dispatch and its combine, by mode, tokens, ranks, hidden size, row type and layout\n"
+    "  step      the layers of a decode step: norm, gate, dispatch, experts, combine\n"
     "  switch    pairs of both modes in turn, against pairs of one mode\n"
     "  capture   what a graph of pairs costs: capture, instantiation, upload, update; time and memory\n"
     "\n"
@@ -29,7 +30,7 @@ static error_t parse(int key, char *argument, struct argp_state *state)
         return 0;
     }
     if (key == ARGP_KEY_NO_ARGS)
-        argp_error(state, "it is not said what is measured: pair, switch or capture");
+        argp_error(state, "it is not said what is measured: pair, step, switch or capture");
     return ARGP_ERR_UNKNOWN;
 }
 
@@ -108,6 +109,6 @@ int cmd_bench(int argc, char **argv)
             bench_options_parse(argc - first, argv + first, benches[i], &options);
             return run_bench(&run, benches[i]);
         }
-    fprintf(stderr, "%s: there is no benchmark \"%s\"; there are pair, switch and capture\n", argv[0], argv[first]);
+    fprintf(stderr, "%s: there is no benchmark \"%s\"; there are pair, step, switch and capture\n", argv[0], argv[first]);
     return CLI_BAD_INPUT;
 }

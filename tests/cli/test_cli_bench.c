@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <jansson.h>
 #include <cmocka.h>
 #include "support/command.h"
@@ -96,6 +98,46 @@ static void test_pair(void **state)
     json_array_foreach(rows, i, row)
         expect_pair_row(row);
     json_decref(root);
+}
+
+static void expect_step_rows(json_t *root, size_t count)
+{
+    static const char *const times[] = {"replay_us", "eager_us", "host_launch_us", "host_runner_us", "host_crossed_us"};
+    json_t *rows = json_object_get(root, "rows"), *row;
+    size_t i;
+    assert_string_equal(text(root, "bench"), "step");
+    assert_int_equal(json_array_size(rows), count);
+    json_array_foreach(rows, i, row) {
+        for (size_t k = 0; k < sizeof(times) / sizeof(times[0]); k++)
+            expect_times(row, times[k]);
+        json_t *eager = json_object_get(row, "eager_us"), *replayed = json_object_get(row, "replay_us");
+        double ratio = number(eager, "p50") / number(replayed, "p50");
+        assert_true(number(row, "ratio") > 0.99 * ratio && number(row, "ratio") < 1.01 * ratio);
+        assert_true(number(row, "layers") == 3 && number(row, "nodes") >= 3 * 5);
+    }
+}
+
+/* On a layer written for the run, of which nothing stays, and on a checkpoint. */
+static void test_step(void **state)
+{
+    char place[512];
+    setenv("TMPDIR", path(state, "tmp", place, sizeof(place)), 1);
+    expect(state, "bench step", 2, "/tmp/epgraph-bench-");
+    assert_int_equal(mkdir(place, 0700), 0);
+    json_t *root = run_json(state, "step --ranks 1,2 --tokens 1,3 --layers 3 --replays 2 --mode ll,ht");
+    expect_step_rows(root, 2 * 2 * 2);
+    json_decref(root);
+    assert_int_equal(rmdir(place), 0); /* it is empty */
+    unsetenv("TMPDIR");
+    expect(state, "model --preset tiny --type f32 @/tiny", 0, NULL);
+    root = run_json(state, "step --model @/tiny --ranks 2 --tokens 2 --layers 3 --replays 2");
+    expect_step_rows(root, 1);
+    json_decref(root);
+    expect(state, "bench step --model @/absent", 2, "absent");
+    expect(state, "bench step --ranks 3", 2, "3 does not divide the model's 16 experts");
+    expect(state, "bench step --preset giant", 2, "giant");
+    expect(state, "bench step --layers 0", 2, "--layers: \"0\"");
+    expect(state, "bench step --hidden 64", 2, "--hidden");
 }
 
 /* Both modes in turn can take less than one of each: only times themselves are above 0. */
@@ -232,7 +274,7 @@ int main(void)
     setenv("CUDA_VISIBLE_DEVICES", "", 1); /* the same answers where there is a GPU */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pair),       cmocka_unit_test(test_lists),      cmocka_unit_test(test_table),
-        cmocka_unit_test(test_switch),     cmocka_unit_test(test_capture),
+        cmocka_unit_test(test_step),       cmocka_unit_test(test_switch),    cmocka_unit_test(test_capture),
         cmocka_unit_test(test_plot),       cmocka_unit_test(test_no_gnuplot), cmocka_unit_test(test_bad_input)};
     return cmocka_run_group_tests(tests, make_directory, remove_directory);
 }
