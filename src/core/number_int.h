@@ -6,14 +6,20 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline uint32_t epg__float_bits(float value)
+#ifdef __CUDACC__
+#define EPG__NUMBER_FN static inline __host__ __device__
+#else
+#define EPG__NUMBER_FN static inline
+#endif
+
+EPG__NUMBER_FN uint32_t epg__float_bits(float value)
 {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits;
 }
 
-static inline float epg__bits_float(uint32_t bits)
+EPG__NUMBER_FN float epg__bits_float(uint32_t bits)
 {
     float value;
     memcpy(&value, &bits, sizeof value);
@@ -68,7 +74,7 @@ static inline float epg__e4m3_to_float(uint8_t byte)
 }
 
 /* Saturates at 448, infinities too; a NaN is 0x7F. */
-static inline uint8_t epg__float_to_e4m3(float value)
+EPG__NUMBER_FN uint8_t epg__float_to_e4m3(float value)
 {
     uint32_t bits = epg__float_bits(value), sign = bits >> 24 & 0x80, size = bits & 0x7FFFFFFF;
     if (size > 0x7F800000)

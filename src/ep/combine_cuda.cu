@@ -83,7 +83,7 @@ static __global__ void __launch_bounds__(256, 2) return_rows(const __grid_consta
         if (lane >= count || at == EPG_WIRE_NONE)
             row = NULL;
         sum_rows<FLOAT32, 2, 4>(row, weight, count, (epg__piece *)epg__return_at(&l.wire, there, index),
-                                epg__part_of(epg__pieces_of(l), part, p.parts));
+                                epg__part_of(epg__return_pieces(l), part, p.parts));
     }
     if (!epg__block_done(l.done, gridDim.x))
         return;
@@ -139,7 +139,7 @@ static __global__ void __launch_bounds__(256, 2) collect_rows(const __grid_const
             epg__count(l, EPG_COUNT_FLAGGED, missing);
         }
         sum_rows<FLOAT32, 4, 2>(row, 1.0f, count, (epg__piece *)((char *)p.out + (size_t)token * l.wire.return_bytes),
-                                epg__part_of(epg__pieces_of(l), part, p.parts));
+                                epg__part_of(epg__return_pieces(l), part, p.parts));
     }
 }
 
@@ -153,7 +153,8 @@ epg_status epg__cuda_combine_send(epg_device *device, epg_stream stream, const e
     const epg_wire_geometry *g = &params->lane.wire.geometry;
     const void *kernel = is_float32(params) ? (const void *)return_rows<true> : (const void *)return_rows<false>;
     return epg__cuda_launch_rows(device, stream, shape, kernel, "combine send",
-                                 params->is_void ? 0 : (uint64_t)g->ranks * g->slots, params);
+                                 params->is_void ? 0 : (uint64_t)g->ranks * g->slots, params->lane.wire.return_bytes,
+                                 params);
 }
 
 epg_status epg__cuda_combine_recv(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
@@ -166,7 +167,8 @@ epg_status epg__cuda_combine_recv(epg_device *device, epg_stream stream, const e
     epg_status status = epg__cuda_launch_kernel(device, stream, &wait, params);
     if (status != EPG_OK || params->is_void)
         return status;
-    return epg__cuda_launch_rows(device, stream, shape, kernel, "combine recv: rows", params->user.bucket, params);
+    return epg__cuda_launch_rows(device, stream, shape, kernel, "combine recv: rows", params->user.bucket,
+                                 params->lane.wire.return_bytes, params);
 }
 
 epg_status epg__cuda_combine_prepare(epg_device *device)

@@ -7,6 +7,7 @@
  * would take a fifth of a millisecond for 20000 rows, with little else to do on the device. The positions are the same.
  * Only `place` and `await_rows` wait, in one block each; wait_cuda.cuh says why nothing can starve. */
 #include "ep/lane_cuda_int.cuh"
+#include "ep/rows_cuda.cuh"
 #include "ep/wait_cuda.cuh"
 
 /* ---- place ---- */
@@ -255,7 +256,8 @@ static __global__ void __launch_bounds__(256) assign_rows(const __grid_constant_
 
 /* ---- spread_rows ---- */
 
-static __global__ void __launch_bounds__(256) spread_rows(const __grid_constant__ epg__cuda_params p)
+/* SCALED: rows have scales. */
+template <bool SCALED> static __global__ void __launch_bounds__(256) spread_rows(const __grid_constant__ epg__cuda_params p)
 {
     const epg__cuda_lane &l = p.lane;
     uint32_t topk = l.wire.geometry.topk, lane = epg__lane_id();
@@ -270,9 +272,12 @@ static __global__ void __launch_bounds__(256) spread_rows(const __grid_constant_
         if (lane < topk)
             at = l.place[((size_t)source * l.wire.geometry.slots + slot) * topk + lane];
         uint32_t count = epg__meta_at(&l.wire, epg__own_lane(l), index)->count;
-        epg__copy_row((const epg__piece *)epg__row_at(&l.wire, epg__own_lane(l), index),
-                 at == EPG_WIRE_NONE ? NULL : l.expert_rows + (size_t)at * l.wire.row_bytes, count,
-                 epg__part_of(epg__pieces_of(l), item % p.parts, p.parts));
+        const char *row = epg__row_at(&l.wire, epg__own_lane(l), index);
+        epg__copy_row((const epg__piece *)row,
+                      at == EPG_WIRE_NONE ? NULL : l.expert_rows + (size_t)at * l.wire.payload_bytes, count,
+                      epg__part_of((uint32_t)(l.wire.payload_bytes / 16), item % p.parts, p.parts));
+        if (SCALED && item % p.parts == 0)
+            epg__spread_scales(l, (const epg__piece *)(row + l.wire.payload_bytes), at, count);
     }
 }
 
@@ -313,17 +318,21 @@ epg_status epg__cuda_dispatch_recv(epg_device *device, epg_stream stream, const 
                                         epg__cuda_block_for(most / 2, 128), params->lane.local_experts, params);
     if (status != EPG_OK || params->lane.layout == EPG_LAYOUT_IN_PLACE || params->is_void)
         return status;
-    return epg__cuda_launch_rows(device, stream, shape, (const void *)spread_rows, "dispatch recv: rows", most, params);
+    const void *spread = params->lane.wire.scale_bytes ? (const void *)spread_rows<true>
+                                                       : (const void *)spread_rows<false>;
+    return epg__cuda_launch_rows(device, stream, shape, spread, "dispatch recv: rows", most,
+                                 params->lane.wire.payload_bytes, params);
 }
 
 epg_status epg__cuda_recv_prepare(epg_device *device)
 {
     const void *const tables[] = {(const void *)place, (const void *)count_rows, (const void *)assign_rows};
-    const void *const others[] = {(const void *)spread_rows, (const void *)await_rows, (const void *)place_all};
+    const void *const others[] = {(const void *)spread_rows<false>, (const void *)spread_rows<true>,
+                                  (const void *)await_rows, (const void *)place_all};
     epg_status status = EPG_OK;
     for (int i = 0; i < 3 && status == EPG_OK; i++)
         status = epg__cuda_kernel_prepare(device, tables[i], EPG_CUDA_TABLE_BYTES);
-    for (int i = 0; i < 3 && status == EPG_OK; i++)
+    for (int i = 0; i < 4 && status == EPG_OK; i++)
         status = epg__cuda_kernel_prepare(device, others[i], 0);
     return status;
 }

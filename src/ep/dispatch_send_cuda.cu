@@ -1,12 +1,14 @@
 /* Dispatch send on the CUDA device: a kernel of one block that decides, then a kernel of many that moves rows.
  *
  *   route       opens the pair, validates the choices, gives slots by prefix sums in token order
- *   send_rows   one row in, a copy and its meta to each destination; the last block signals every live rank
+ *   send_rows   one row in, quantised or as it is, a copy and its meta to each destination; the last block signals
+ *               every live rank
  *
  * LL and HT are the same here: they put the same bytes at the same places, and a row is read once however many go
  * where. Nothing waits. A team of one rank has a shorter way: local_cuda.cu. The two words that the host has set in
  * stream order (rehearsal, a mask) are set here too. */
 #include "ep/lane_cuda_int.cuh"
+#include "ep/rows_cuda.cuh"
 
 /* ---- route ---- */
 
@@ -249,7 +251,23 @@ static __device__ void send_meta(const epg__cuda_params &p, uint32_t token, epg_
     }
 }
 
-static __global__ void __launch_bounds__(256) send_rows(const __grid_constant__ epg__cuda_params p)
+/* One warp: a part of a token's row, to the places of lanes 0 .. count - 1. */
+template <int FORM>
+static __device__ void send_row(const epg__cuda_params &p, uint32_t token, uint32_t part, char *to, uint32_t count)
+{
+    const epg__cuda_lane &l = p.lane;
+    const char *rows = (const char *)p.user.rows;
+    if constexpr (FORM == EPG__ROWS_PLAIN)
+        epg__copy_row((const epg__piece *)(rows + (size_t)token * l.wire.row_bytes), to, count,
+                      epg__part_of(epg__pieces_of(l), part, p.parts));
+    else if constexpr (FORM == EPG__ROWS_QUANTISED)
+        epg__send_quantised(l, (const epg__piece *)rows + (size_t)token * (l.wire.geometry.hidden / 8), to, count,
+                            epg__part_of(epg__steps_of(l), part, p.parts));
+    else
+        epg__send_given(p, token, to, count, epg__part_of(epg__pieces_of(l), part, p.parts));
+}
+
+template <int FORM> static __global__ void __launch_bounds__(256) send_rows(const __grid_constant__ epg__cuda_params p)
 {
     const epg__cuda_lane &l = p.lane;
     uint32_t lane = epg__lane_id(), topk = l.wire.geometry.topk;
@@ -279,8 +297,7 @@ static __global__ void __launch_bounds__(256) send_rows(const __grid_constant__ 
             if (there.slot != EPG_WIRE_NONE)
                 send_meta(p, token, there, pair.epoch, expert, weight);
         }
-        epg__copy_row((const epg__piece *)((const char *)p.user.rows + (size_t)token * l.wire.row_bytes), to, count,
-                 epg__part_of(epg__pieces_of(l), part, p.parts));
+        send_row<FORM>(p, token, part, to, count);
     }
     if (!epg__block_done(l.done, gridDim.x))
         return;
@@ -300,6 +317,12 @@ static __global__ void give_up(const __grid_constant__ epg__cuda_params p) { epg
 
 /* ---- launchers ---- */
 
+static const void *const send_kernels[] = {
+    (const void *)send_rows<EPG__ROWS_PLAIN>,
+    (const void *)send_rows<EPG__ROWS_QUANTISED>,
+    (const void *)send_rows<EPG__ROWS_GIVEN>,
+};
+
 epg_status epg__cuda_dispatch_send(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
                                    epg__cuda_params *params)
 {
@@ -307,8 +330,11 @@ epg_status epg__cuda_dispatch_send(epg_device *device, epg_stream stream, const 
                                      epg__cuda_block_for(params->user.bucket, 128), params->lane.ranks, params);
     if (status != EPG_OK)
         return status;
-    return epg__cuda_launch_rows(device, stream, shape, (const void *)send_rows, "dispatch send: rows",
-                                 params->is_void ? 0 : params->user.bucket, params);
+    int form = epg__row_form(params);
+    size_t bytes = form == EPG__ROWS_QUANTISED ? params->lane.wire.geometry.hidden * (size_t)2
+                                               : params->lane.wire.row_bytes;
+    return epg__cuda_launch_rows(device, stream, shape, send_kernels[form], "dispatch send: rows",
+                                 params->is_void ? 0 : params->user.bucket, bytes, params);
 }
 
 epg_status epg__cuda_rehearse(epg_device *device, epg_stream stream, epg__cuda_params *params)
@@ -325,10 +351,10 @@ epg_status epg__cuda_give_up(epg_device *device, epg_stream stream, epg__cuda_pa
 
 epg_status epg__cuda_send_prepare(epg_device *device)
 {
-    const void *const kernels[] = {(const void *)route, (const void *)send_rows, (const void *)rehearse,
-                                   (const void *)give_up};
+    const void *const kernels[] = {(const void *)route, send_kernels[0], send_kernels[1], send_kernels[2],
+                                   (const void *)rehearse, (const void *)give_up};
     epg_status status = EPG_OK;
-    for (int i = 0; i < 4 && status == EPG_OK; i++)
+    for (int i = 0; i < 6 && status == EPG_OK; i++)
         status = epg__cuda_kernel_prepare(device, kernels[i], i == 0 ? EPG_CUDA_TABLE_BYTES : 0);
     return status;
 }

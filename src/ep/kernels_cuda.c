@@ -96,6 +96,8 @@ static epg__cuda_lane lane_for_kernels(const epg__lane *l, const state *s)
         .row_token = l->row_token,
         .row_weight = l->row_weight,
         .expert_rows = l->expert_rows,
+        .expert_scales = l->expert_scales,
+        .scale_place = l->scale_place,
         .record = &s->page->record,
         .aborted = &s->page->aborted,
     };
@@ -142,9 +144,6 @@ static epg_status prepare(epg_group *g, state *s)
 
 static epg_status create(epg_group *g)
 {
-    if (g->options.row_type > EPG_BFLOAT16)
-        return epg__fail(EPG_ERR_UNSUPPORTED, "the CUDA device has kernels for float32 and bf16 rows; row_type is %d",
-                         (int)g->options.row_type);
     state *s = epg__zalloc(1, sizeof *s, "a group's CUDA state");
     if (!s)
         return EPG_ERR_NO_MEMORY;
@@ -217,13 +216,21 @@ static epg_status check_rows(const char *what, const void *rows)
     return EPG_OK;
 }
 
+static epg_status check_input(const epg_group *g, const epg_dispatch_args *user)
+{
+    EPG_TRY(check_rows("rows", user->rows));
+    if (g->options.row_type == EPG_FLOAT8_E4M3 && (uintptr_t)user->scales % 4)
+        return epg__fail(EPG_ERR_INVALID, "scales is %p, not aligned to 4 bytes", user->scales);
+    return EPG_OK;
+}
+
 static epg_status dispatch_send(epg_group *g, const epg_dispatch_args *user, int is_void, epg_mode mode,
                                 epg_stream stream)
 {
     const state *s = g->kernels_state;
     epg__cuda_params params = params_for(g, user->lane);
     (void)mode;
-    EPG_TRY(check_rows("rows", user->rows));
+    EPG_TRY(check_input(g, user));
     params.user = *user;
     params.is_void = (uint32_t)is_void;
     return epg__cuda_dispatch_send(g->device, stream, &s->shape, &params);
@@ -264,7 +271,7 @@ static epg_status dispatch(epg_group *g, const epg_dispatch_args *user, epg_mode
     const state *s = g->kernels_state;
     epg__cuda_params params = params_for(g, user->lane);
     if (mode == EPG_MODE_LL && epg__cuda_local_dispatch_fits(&params.lane, user->bucket)) {
-        EPG_TRY(check_rows("rows", user->rows));
+        EPG_TRY(check_input(g, user));
         params.user = *user;
         return epg__cuda_local_dispatch(g->device, stream, &s->shape, &params);
     }

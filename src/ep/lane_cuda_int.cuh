@@ -90,6 +90,10 @@ static __device__ inline int64_t epg__id_at(const epg_dispatch_args &user, size_
 typedef uint4 epg__piece; /* 16 bytes of a row */
 
 static __device__ inline uint32_t epg__pieces_of(const epg__cuda_lane &l) { return (uint32_t)(l.wire.row_bytes / 16); }
+static __device__ inline uint32_t epg__return_pieces(const epg__cuda_lane &l)
+{
+    return (uint32_t)(l.wire.return_bytes / 16);
+}
 
 /* Work on rows is done by warps, each with an item (a row, or a part of one) at a time and none of them waiting for
  * another, so that the journeys to memory before a row's own overlap. */

@@ -32,7 +32,8 @@ typedef struct epg__cuda_lane {
     uint32_t *offsets, *counts, *total;
     uint32_t *row_index, *row_source, *row_token;
     float *row_weight;
-    char *expert_rows;
+    char *expert_rows, *expert_scales;
+    epg__scale_place scale_place;
     uint32_t *chosen;            /* [max_tokens][topk] physical expert of each choice, EPG_WIRE_NONE: none */
     uint32_t *scratch;           /* [max(EPG_CUDA_WARPS + 1, chunks)][max(ranks, local experts)] */
     uint32_t chunks;             /* warps that place rows in high-throughput mode; 0: too many experts for that */
@@ -105,9 +106,10 @@ epg_status epg__cuda_await_invitations(epg_device *device, epg_stream stream, co
 
 /* ---- launch_cuda.c ---- */
 
-/* For a kernel whose warps each take a row, or a part of one, at a time: params->parts is chosen here. */
+/* For a kernel whose warps each take a row of `bytes`, or a part of one, at a time: params->parts is chosen here. */
 epg_status epg__cuda_launch_rows(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
-                                 const void *kernel, const char *name, uint64_t rows, epg__cuda_params *params);
+                                 const void *kernel, const char *name, uint64_t rows, size_t bytes,
+                                 epg__cuda_params *params);
 
 /* For a kernel with a table in shared memory of a row per warp and one row more; where it does not fit there,
  * params->shared_words is 0 and the table lies in the lane's scratch memory. */

@@ -19,10 +19,11 @@ uint32_t epg__cuda_block_for(uint64_t threads, uint32_t least)
 }
 
 epg_status epg__cuda_launch_rows(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
-                                 const void *kernel, const char *name, uint64_t rows, epg__cuda_params *params)
+                                 const void *kernel, const char *name, uint64_t rows, size_t bytes,
+                                 epg__cuda_params *params)
 {
     enum { BLOCK = 256, PIECES = 64 }; /* threads; pieces that a warp should have at least */
-    uint32_t pieces = (uint32_t)(params->lane.wire.row_bytes / 16), most = shape->units * 8, parts = 1;
+    uint32_t pieces = (uint32_t)(bytes / 16), most = shape->units * 8, parts = 1;
     while (parts < 8 && rows * parts * 2 <= (uint64_t)shape->units * 16 && pieces / (parts * 2) >= PIECES)
         parts *= 2;
     params->parts = parts;

@@ -10,13 +10,15 @@
  * is faster for a few hundred choices than to tell each other; each then moves its piece of one row. The epoch is
  * advanced by the last block to have read it. */
 #include "ep/lane_cuda_int.cuh"
+#include "ep/rows_cuda.cuh"
 
 enum {
     LOCAL_CHOICES = 2048, /* tokens x topk, at most */
     LOCAL_EXPERTS = 512,
     LOCAL_ALIGN = 1 << 16, /* with these the sum of all aligned counts is far below 2^32 */
     LOCAL_THREADS = 1024,
-    LOCAL_PER_THREAD = 4  /* pieces of a row that a thread moves, at most */
+    LOCAL_PER_THREAD = 4, /* pieces of a row that a thread moves, at most */
+    LOCAL_BLOCK = EPG_SCALE_BLOCK / 8 /* pieces of bf16 that share a scale */
 };
 
 static __device__ void leave_signal(const epg__cuda_lane &l, uint32_t epoch, uint32_t kind, uint32_t count)
@@ -230,27 +232,96 @@ static __device__ void write_view(const epg__cuda_params &p, const local_routing
         epg__record_failure(l, EPG_ERR_OVERFLOW, EPG_OP_DISPATCH_RECV, 0, s.kept, s.wanted);
 }
 
+/* The pieces that a part works on: what a thread moves at a time. To be quantised, those of whole blocks. */
+template <int FORM> static __device__ epg__span local_part(const epg__cuda_params &p, uint32_t part)
+{
+    if constexpr (FORM != EPG__ROWS_QUANTISED)
+        return epg__part_of(epg__pieces_of(p.lane), part, p.parts);
+    uint32_t pieces = p.lane.wire.geometry.hidden / 8;
+    epg__span blocks = epg__part_of(epg__scale_blocks(p.lane.wire.geometry.hidden), part, p.parts);
+    epg__span span = {min(blocks.first * LOCAL_BLOCK, pieces), min(blocks.end * LOCAL_BLOCK, pieces)};
+    return span;
+}
+
+/* Piece `at` of a token's row. */
+template <int FORM>
+static __device__ epg__piece local_load(const epg__cuda_params &p, uint32_t token, uint32_t at)
+{
+    const epg_wire_layout &w = p.lane.wire;
+    if constexpr (FORM == EPG__ROWS_GIVEN)
+        return epg__given_piece(p, token, at);
+    size_t bytes = FORM == EPG__ROWS_QUANTISED ? w.geometry.hidden * (size_t)2 : w.row_bytes;
+    return ((const epg__piece *)((const char *)p.user.rows + token * bytes))[at];
+}
+
+/* Where a piece goes: to the row in place, or to an expert's. */
+typedef struct local_place {
+    char *row;
+    uint32_t position; /* EPG_WIRE_NONE: in place */
+} local_place;
+
+/* All threads of the block: turns the pieces of a thread into 8 codes each and, in the third word, the scale of their
+ * block. */
+static __device__ void local_quantise(const epg__cuda_lane &l, epg__span span, epg__piece *piece)
+{
+#pragma unroll
+    for (uint32_t u = 0; u < LOCAL_PER_THREAD; u++) {
+        uint32_t first = span.first + u * blockDim.x;
+        if (first >= span.end)
+            continue;
+        float scale;
+        epg__piece wide = make_uint4(0, 0, 0, 0);
+        if (first + threadIdx.x < span.end)
+            wide = piece[u];
+        uint2 codes = epg__quantise_piece(wide, l.wire.geometry.power_of_two, &scale);
+        piece[u] = make_uint4(codes.x, codes.y, __float_as_uint(scale), 0);
+    }
+}
+
+/* Stores what local_load gave or local_quantise made of it; scales that are copied are laid out anew. */
+template <int FORM>
+static __device__ void local_store(const epg__cuda_lane &l, local_place to, uint32_t at, const epg__piece &piece)
+{
+    uint32_t payload = (uint32_t)(l.wire.payload_bytes / 16);
+    bool in_place = to.position == EPG_WIRE_NONE;
+    if constexpr (FORM == EPG__ROWS_QUANTISED) {
+        ((uint2 *)to.row)[at] = make_uint2(piece.x, piece.y);
+        if (at % LOCAL_BLOCK != 0)
+            return;
+        if (in_place)
+            ((uint32_t *)(to.row + l.wire.payload_bytes))[at / LOCAL_BLOCK] = piece.z;
+        else
+            epg__store_scale(l, to.position, at / LOCAL_BLOCK, __uint_as_float(piece.z));
+    } else if (FORM == EPG__ROWS_PLAIN || in_place || at < payload) {
+        ((epg__piece *)to.row)[at] = piece;
+    } else {
+        epg__store_scales(l, to.position, at - payload, piece);
+    }
+}
+
 /* Grid: bucket x parts blocks. */
+template <int FORM>
 static __global__ void __launch_bounds__(LOCAL_THREADS) local_dispatch(const __grid_constant__ epg__cuda_params p)
 {
     __shared__ local_routing s;
     const epg__cuda_lane &l = p.lane;
     uint32_t token = blockIdx.x / p.parts, part = blockIdx.x % p.parts, arrived = 0;
-    epg__span span = epg__part_of(epg__pieces_of(l), part, p.parts);
+    epg__span span = local_part<FORM>(p, part);
     epg__piece piece[LOCAL_PER_THREAD];
 
     epg__await_earlier_kernels();
     epg__admit_next_kernel();
-    const epg__piece *row = (const epg__piece *)((const char *)p.user.rows + (size_t)token * l.wire.row_bytes);
 #pragma unroll
     for (uint32_t u = 0; u < LOCAL_PER_THREAD; u++)
         if (span.first + u * blockDim.x + threadIdx.x < span.end)
-            piece[u] = row[span.first + u * blockDim.x + threadIdx.x];
+            piece[u] = local_load<FORM>(p, token, span.first + u * blockDim.x + threadIdx.x);
     read_inputs(p, &s);
     __syncthreads();
     if (threadIdx.x == blockDim.x - 1)
         arrived = atomicAdd(l.done, 1); /* this block's copy of the epoch is made: nothing else to order */
     map_choices(l.wire.geometry, &s);
+    if constexpr (FORM == EPG__ROWS_QUANTISED)
+        local_quantise(l, span, piece);
     __syncthreads();
     count_choices(p, &s, token);
     __syncthreads();
@@ -267,12 +338,15 @@ static __global__ void __launch_bounds__(LOCAL_THREADS) local_dispatch(const __g
     for (uint32_t i = 0; i < (in_place && s.count ? 1u : s.count); i++) {
         if (!in_place && s.position[i] == EPG_WIRE_NONE)
             continue;
-        epg__piece *to = (epg__piece *)(in_place ? epg__row_at(&l.wire, epg__own_lane(l), index)
-                                                 : l.expert_rows + (size_t)s.position[i] * l.wire.row_bytes);
+        local_place to = {epg__row_at(&l.wire, epg__own_lane(l), index), EPG_WIRE_NONE};
+        if (!in_place) {
+            to.row = l.expert_rows + (size_t)s.position[i] * l.wire.payload_bytes;
+            to.position = s.position[i];
+        }
 #pragma unroll
         for (uint32_t u = 0; u < LOCAL_PER_THREAD; u++)
             if (span.first + u * blockDim.x + threadIdx.x < span.end)
-                to[span.first + u * blockDim.x + threadIdx.x] = piece[u];
+                local_store<FORM>(l, to, span.first + u * blockDim.x + threadIdx.x, piece[u]);
     }
     if (blockIdx.x == 0)
         write_view(p, s);
@@ -347,7 +421,7 @@ static __global__ void __launch_bounds__(LOCAL_THREADS) local_combine(const __gr
     __shared__ local_sum s;
     const epg__cuda_lane &l = p.lane;
     uint32_t token = blockIdx.x / p.parts, part = blockIdx.x % p.parts;
-    epg__span span = epg__part_of(epg__pieces_of(l), part, p.parts);
+    epg__span span = epg__part_of(epg__return_pieces(l), part, p.parts);
 
     epg__await_earlier_kernels();
     epg__admit_next_kernel();
@@ -395,12 +469,14 @@ static uint32_t parts_for(const epg__cuda_shape *shape, uint32_t pieces, uint32_
     return parts > least ? parts : least;
 }
 
+/* Rows of `bytes`, of which a part has whole multiples of `unit` pieces. */
 static epg_status launch(epg_device *device, epg_stream stream, const epg__cuda_shape *shape, const void *kernel,
-                         const char *name, uint32_t bucket, epg__cuda_params *params)
+                         const char *name, size_t bytes, uint32_t unit, epg__cuda_params *params)
 {
-    uint32_t pieces = (uint32_t)(params->lane.wire.row_bytes / 16);
+    uint32_t pieces = (uint32_t)(bytes / 16), units = (pieces + unit - 1) / unit, bucket = params->user.bucket;
     params->parts = parts_for(shape, pieces, bucket, LOCAL_THREADS * LOCAL_PER_THREAD);
-    uint32_t each = (pieces + params->parts - 1) / params->parts, rounds = (each + LOCAL_THREADS - 1) / LOCAL_THREADS;
+    uint32_t each = (units + params->parts - 1) / params->parts * unit;
+    uint32_t rounds = (each + LOCAL_THREADS - 1) / LOCAL_THREADS;
     uint32_t block = ((each + rounds - 1) / rounds + 31) / 32 * 32;
     epg__cuda_launch launch = {kernel, name, {(bucket ? bucket : 1) * params->parts, 1, 1}, block < 64 ? 64 : block, 0,
                                0, shape->dependent};
@@ -415,10 +491,21 @@ int epg__cuda_local_dispatch_fits(const epg__cuda_lane *lane, uint32_t bucket)
            g->logical_experts <= LOCAL_EXPERTS;
 }
 
+static const void *const dispatch_kernels[] = {
+    (const void *)local_dispatch<EPG__ROWS_PLAIN>,
+    (const void *)local_dispatch<EPG__ROWS_QUANTISED>,
+    (const void *)local_dispatch<EPG__ROWS_GIVEN>,
+};
+
 epg_status epg__cuda_local_dispatch(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
                                     epg__cuda_params *params)
 {
-    return launch(device, stream, shape, (const void *)local_dispatch, "dispatch", params->user.bucket, params);
+    const epg_wire_layout *w = &params->lane.wire;
+    int form = epg__row_form(params);
+    if (form == EPG__ROWS_QUANTISED)
+        return launch(device, stream, shape, dispatch_kernels[form], "dispatch", w->geometry.hidden * (size_t)2,
+                      LOCAL_BLOCK, params);
+    return launch(device, stream, shape, dispatch_kernels[form], "dispatch", w->row_bytes, 1, params);
 }
 
 epg_status epg__cuda_local_combine(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
@@ -426,15 +513,15 @@ epg_status epg__cuda_local_combine(epg_device *device, epg_stream stream, const 
 {
     const void *kernel = params->lane.wire.geometry.row_type == EPG_FLOAT32 ? (const void *)local_combine<true>
                                                                             : (const void *)local_combine<false>;
-    return launch(device, stream, shape, kernel, "combine", params->user.bucket, params);
+    return launch(device, stream, shape, kernel, "combine", params->lane.wire.return_bytes, 1, params);
 }
 
 epg_status epg__cuda_local_prepare(epg_device *device)
 {
-    const void *const kernels[] = {(const void *)local_dispatch, (const void *)local_combine<true>,
-                                   (const void *)local_combine<false>};
+    const void *const kernels[] = {dispatch_kernels[0], dispatch_kernels[1], dispatch_kernels[2],
+                                   (const void *)local_combine<true>, (const void *)local_combine<false>};
     epg_status status = EPG_OK;
-    for (int i = 0; i < 3 && status == EPG_OK; i++)
+    for (int i = 0; i < 5 && status == EPG_OK; i++)
         status = epg__cuda_kernel_prepare(device, kernels[i], 0);
     return status;
 }

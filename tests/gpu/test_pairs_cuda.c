@@ -1,9 +1,10 @@
 /* The same pairs on the host device and on the GPU: views, outputs, flags, counters and records must agree bit for bit,
- * for every layout and row type, in every mix of modes, in halves and whole, eager and captured, rehearsed, with ids
+ * for every layout of rows and scales and every row type, in every mix of modes, in halves and whole, eager and captured, rehearsed, with ids
  * out of range, experts chosen twice, and rows that do not fit. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -11,6 +12,7 @@
 #include <string.h>
 #include <cmocka.h>
 #include "support/device_under_test.h"
+#include "support/fp8_oracle.h"
 #include "support/ranks.h"
 
 typedef struct shape {
@@ -22,9 +24,9 @@ typedef struct shape {
 } shape;
 
 /* What one pair left behind, as hashes. */
-enum { OFFSETS, COUNTS, TOTAL, SOURCES, TOKENS, WEIGHTS, ROWS, OUTPUT, FLAGS, RECORD, STATS, FIELDS };
+enum { OFFSETS, COUNTS, TOTAL, SOURCES, TOKENS, WEIGHTS, ROWS, SCALES, OUTPUT, FLAGS, RECORD, STATS, FIELDS };
 static const char *const field_names[FIELDS] = {"offsets", "counts", "total",  "sources", "tokens", "weights",
-                                                "rows",    "output", "flags", "record",  "stats"};
+                                                "rows",    "scales", "output", "flags",   "record", "stats"};
 
 typedef struct job {
     const shape *s;
@@ -39,10 +41,11 @@ typedef struct job {
 typedef struct buffers {
     epg_group *group;
     epg_dispatch_view view;
-    size_t row, row_count;  /* bytes of a row; rows behind the view's `rows` */
+    size_t row, scales, back;     /* bytes of a row that is sent, of its scales, of a row that comes back */
+    size_t rows_seen, scales_seen; /* bytes behind the view's `rows`, and behind its `scales` where they lie apart */
     uint32_t tokens, tokens_max;
-    void *rows, *ids, *weights, *count, *out, *expert_out;
-    char *host, *seen, *made;
+    void *rows, *row_scales, *ids, *weights, *count, *out, *expert_out;
+    char *host, *seen, *seen_scales, *made;
 } buffers;
 
 static uint64_t next(uint64_t *s)
@@ -81,6 +84,39 @@ static void put(epg_dtype type, void *row, size_t i, float value)
         ((uint16_t *)row)[i] = (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
+/* Every other two pairs of an fp8 group are given fp8 rows with their scales. */
+static int is_quantised(const shape *s, uint32_t pair) { return s->o.row_type == EPG_FLOAT8_E4M3 && pair / 2 % 2; }
+
+/* Now and then, in a row that may, what is not finite. */
+static uint16_t random_bf16(uint64_t *seed, uint16_t size, int any)
+{
+    static const uint16_t odd[] = {0x7F80, 0xFF80, 0x7FC1, 0x0001};
+    uint64_t bits = next(seed);
+    return any && bits >> 58 == 0 ? odd[bits % 4] : (uint16_t)((bits & 0x87FF) + size);
+}
+
+static void random_row(const shape *s, const buffers *b, uint32_t pair, uint64_t *seed, char *row, char *scales)
+{
+    uint16_t wide[1 << 14];
+    if (s->o.row_type == EPG_FLOAT8_E4M3) {
+        uint16_t size = (uint16_t)(next(seed) % 4 ? 110 << 7 : next(seed) % 240 << 7); /* the row's least exponent */
+        int any = next(seed) % 4 == 0;
+        for (uint32_t i = 0; i < s->o.hidden; i++)
+            wide[i] = random_bf16(seed, size, any);
+        if (is_quantised(s, pair))
+            fp8_row(wide, s->o.hidden, (int)s->o.scale_power_of_two, (uint8_t *)row, (float *)scales);
+        else
+            memcpy(row, wide, s->o.hidden * sizeof *wide);
+        return;
+    }
+    for (size_t i = 0; s->o.row_type == EPG_OPAQUE && i < b->row; i++)
+        row[i] = (char)next(seed);
+    for (size_t i = 0; s->o.row_type == EPG_OPAQUE && i < b->scales; i++)
+        scales[i] = (char)next(seed);
+    for (size_t i = 0; s->o.row_type != EPG_OPAQUE && i < s->o.hidden; i++)
+        put(s->o.row_type, row, i, (float)((double)(next(seed) >> 11) / 9007199254740992.0 - 0.5));
+}
+
 static int32_t random_id(const shape *s, uint64_t *seed, const int32_t *before, uint32_t count)
 {
     for (;;) {
@@ -93,27 +129,49 @@ static int32_t random_id(const shape *s, uint64_t *seed, const int32_t *before, 
     }
 }
 
+/* Rows are bf16 where fp8 is made of them. Scales that are not beside their rows fill `row_capacity` rows, or as many
+ * columns, of each expert in the masked layout. */
+static void size_rows(const shape *s, buffers *b)
+{
+    const epg_dispatch_view *v = &b->view;
+    uint32_t slots = s->o.slots ? s->o.slots : s->o.max_tokens, width = s->o.row_type == EPG_FLOAT32 ? 4 : 2;
+    size_t blocks = (s->o.hidden + 127) / 128, rows = v->row_index ? (size_t)2 * s->ranks * slots : v->row_capacity;
+    b->row = s->o.row_type == EPG_OPAQUE ? s->o.row_bytes : s->o.hidden * width;
+    b->scales = s->o.row_type == EPG_OPAQUE ? s->o.scale_bytes : s->o.row_type == EPG_FLOAT8_E4M3 ? blocks * 4 : 0;
+    b->back = s->o.hidden * width;
+    b->rows_seen = rows * v->row_stride;
+    b->scales_seen = 0;
+    if (!v->scales || v->row_index)
+        return;
+    if (v->scale_expert_stride)
+        b->scales_seen = v->local_experts * v->scale_expert_stride;
+    else if (s->o.scale_layout == EPG_SCALES_ROW_MAJOR)
+        b->scales_seen = rows * v->scale_row_stride;
+    else
+        b->scales_seen = (s->o.scale_layout == EPG_SCALES_PACKED ? (blocks + 3) / 4 : blocks) * v->scale_block_stride;
+}
+
 static int buffers_make(test_rank *self, const shape *s, buffers *b)
 {
-    uint32_t most = s->o.max_tokens, slots = s->o.slots ? s->o.slots : most;
+    uint32_t most = s->o.max_tokens;
     b->view = (epg_dispatch_view)EPG_DISPATCH_VIEW_INIT;
     RANK_OK(epg_group_create(self->team, &s->o, &b->group));
     RANK_OK(epg_group_view(b->group, 0, &b->view));
-    b->row = s->o.hidden * (s->o.row_type == EPG_FLOAT32 ? 4 : 2);
-    b->row_count = b->view.row_index ? (size_t)2 * s->ranks * slots : b->view.row_capacity;
     b->tokens_max = most;
-    const size_t bytes[] = {most * b->row, (size_t)most * s->o.topk * 8, (size_t)most * s->o.topk * 4, 4, most * b->row,
-                            b->view.row_capacity * b->row};
-    void **const memory[] = {&b->rows, &b->ids, &b->weights, &b->count, &b->out, &b->expert_out};
-    for (int i = 0; i < 6; i++)
+    size_rows(s, b);
+    size_t scales = most * b->scales, largest = b->rows_seen;
+    const size_t bytes[] = {most * b->row,    (size_t)most * s->o.topk * 8, (size_t)most * s->o.topk * 4, 4,
+                            most * b->back, b->view.row_capacity * b->back, scales ? scales : 1};
+    void **const memory[] = {&b->rows, &b->ids, &b->weights, &b->count, &b->out, &b->expert_out, &b->row_scales};
+    for (int i = 0; i < 7; i++)
         RANK_OK(epg_memory_alloc(self->device, EPG_MEMORY_DEVICE, bytes[i], memory[i]));
-    size_t largest = b->row_count * b->row;
-    for (int i = 0; i < 6; i++)
+    for (int i = 0; i < 7; i++)
         largest = bytes[i] > largest ? bytes[i] : largest;
     b->host = malloc(largest);
     b->seen = malloc(largest);
     b->made = malloc(largest);
-    RANK_CHECK(b->host && b->seen && b->made, "memory");
+    b->seen_scales = malloc(b->scales_seen + scales + 1);
+    RANK_CHECK(b->host && b->seen && b->made && b->seen_scales, "memory");
     if (s->o.logical_experts == s->o.experts)
         return 0;
     int32_t *map;
@@ -126,12 +184,13 @@ static int buffers_make(test_rank *self, const shape *s, buffers *b)
 
 static int buffers_free(test_rank *self, buffers *b)
 {
-    void *const memory[] = {b->rows, b->ids, b->weights, b->count, b->out, b->expert_out};
+    void *const memory[] = {b->rows, b->row_scales, b->ids, b->weights, b->count, b->out, b->expert_out};
     epg_group_destroy(b->group);
-    for (int i = 0; i < 6; i++)
+    for (int i = 0; i < 7; i++)
         RANK_OK(epg_memory_free(self->device, EPG_MEMORY_DEVICE, memory[i]));
     free(b->host);
     free(b->seen);
+    free(b->seen_scales);
     free(b->made);
     return 0;
 }
@@ -146,9 +205,12 @@ static int fill_inputs(test_rank *self, const shape *s, buffers *b, uint32_t pai
     asked = pair % 6 == 5 ? most + 3 : b->tokens; /* more than the bucket holds */
     b->tokens = asked < most ? asked : most;
     RANK_OK(epg_memcpy(d, b->count, &asked, sizeof asked));
-    for (size_t i = 0; i < (size_t)most * s->o.hidden; i++)
-        put(s->o.row_type, b->host, i, (float)((double)(next(&seed) >> 11) / 9007199254740992.0 - 0.5));
-    RANK_OK(epg_memcpy(d, b->rows, b->host, most * b->row));
+    size_t row = is_quantised(s, pair) ? s->o.hidden : b->row;
+    for (uint32_t t = 0; t < most; t++)
+        random_row(s, b, pair, &seed, b->host + t * row, b->seen_scales + t * b->scales);
+    RANK_OK(epg_memcpy(d, b->rows, b->host, most * row));
+    if (b->scales)
+        RANK_OK(epg_memcpy(d, b->row_scales, b->seen_scales, most * b->scales));
     for (uint32_t i = 0; i < choices; i++)
         ids[i] = random_id(s, &seed, ids + i - i % s->o.topk, i % s->o.topk);
     for (uint32_t i = 0; s->ids == EPG_INT64 && i < choices; i++)
@@ -160,8 +222,8 @@ static int fill_inputs(test_rank *self, const shape *s, buffers *b, uint32_t pai
     for (uint32_t i = 0; i < choices; i++)
         ((float *)b->host)[i] = (float)((double)(next(&seed) >> 40) / 16777216.0 - 0.25);
     RANK_OK(epg_memcpy(d, b->weights, b->host, choices * sizeof(float)));
-    RANK_OK(epg_memset(d, b->out, 0xAB, most * b->row));
-    RANK_OK(epg_memset(d, b->expert_out, 0, b->view.row_capacity * b->row));
+    RANK_OK(epg_memset(d, b->out, 0xAB, most * b->back));
+    RANK_OK(epg_memset(d, b->expert_out, 0x3C, b->view.row_capacity * b->back));
     return 0;
 }
 
@@ -173,6 +235,10 @@ static int enqueue_dispatch(test_rank *self, const job *j, buffers *b, uint32_t 
     args.bucket = b->tokens_max;
     args.tokens = b->count;
     args.rows = b->rows;
+    if (is_quantised(j->s, pair))
+        args.input_type = EPG_FLOAT8_E4M3;
+    if (is_quantised(j->s, pair) || j->s->o.scale_bytes)
+        args.scales = b->row_scales;
     args.topk_ids = b->ids;
     args.topk_type = j->s->ids;
     args.topk_weights = pair % 4 == 3 ? NULL : b->weights;
@@ -196,6 +262,40 @@ static int enqueue_combine(test_rank *self, buffers *b, uint32_t pair, uint32_t 
     return 0;
 }
 
+/* The scales of a row in what was copied of a view, and one of them: 4 bytes, 1 where they are packed, and all of them
+ * where they are opaque. */
+static const char *scales_seen(const buffers *b, uint32_t expert, size_t row)
+{
+    const epg_dispatch_view *v = &b->view;
+    const char *from = v->row_index ? b->seen + ((const char *)v->scales - (const char *)v->rows) : b->seen_scales;
+    return from + expert * v->scale_expert_stride + row * v->scale_row_stride;
+}
+static size_t scale_width(const shape *s) { return s->o.row_type == EPG_OPAQUE ? s->o.scale_bytes : 4; }
+static const char *scale_seen(const shape *s, const buffers *b, const char *scales, size_t block)
+{
+    if (s->o.scale_layout == EPG_SCALES_PACKED)
+        return scales + block / 4 * b->view.scale_block_stride; /* the whole word, every time */
+    return scales + block * b->view.scale_block_stride;
+}
+
+/* What an expert reads; nothing that could make a NaN, whose bits are the device's. */
+static float element(const shape *s, const buffers *b, const char *row, const char *scales, uint32_t i)
+{
+    if (s->o.row_type == EPG_OPAQUE)
+        return (float)(int8_t)row[i % s->o.row_bytes] / 64;
+    if (s->o.row_type != EPG_FLOAT8_E4M3)
+        return get(s->o.row_type, row, i);
+    float scale;
+    const char *at = scale_seen(s, b, scales, i / 128);
+    uint32_t packed;
+    memcpy(&scale, at, sizeof scale);
+    memcpy(&packed, at, sizeof packed);
+    if (s->o.scale_layout == EPG_SCALES_PACKED)
+        scale = ldexpf(1, (int)(packed >> i / 128 % 4 * 8 & 255) - 127);
+    float x = (float)fp8_value((uint8_t)row[i]) * scale;
+    return fabsf(x) < 1e30f ? x : 1;
+}
+
 /* Hashes what the experts see, and does their work on the host. */
 static int see_view(test_rank *self, const shape *s, buffers *b, uint64_t *found)
 {
@@ -214,21 +314,27 @@ static int see_view(test_rank *self, const shape *s, buffers *b, uint64_t *found
     RANK_OK(epg_memcpy(d, weight, v->row_weight, capacity * sizeof *words));
     if (v->row_index)
         RANK_OK(epg_memcpy(d, index, v->row_index, capacity * sizeof *words));
-    RANK_OK(epg_memcpy(d, b->seen, v->rows, b->row_count * b->row));
-    memset(b->made, 0, capacity * b->row);
+    RANK_OK(epg_memcpy(d, b->seen, v->rows, b->rows_seen));
+    if (b->scales_seen)
+        RANK_OK(epg_memcpy(d, b->seen_scales, v->scales, b->scales_seen));
+    memset(b->made, 0, capacity * b->back);
     found[OFFSETS] = hash(1, offsets, (experts + 1) * sizeof *words);
     found[COUNTS] = hash(2, counts, experts * sizeof *words);
     found[TOTAL] = total;
     for (uint32_t e = 0; e < experts; e++)
         for (uint32_t p = offsets[e]; p < offsets[e] + counts[e]; p++) {
-            const char *in = b->seen + (v->row_index ? index[p] : p) * b->row;
+            size_t at = v->row_index ? index[p] : p;
+            const char *in = b->seen + at * v->row_stride;
             float scale = 1 + (float)(v->first_expert + e) / 8, add = (float)(v->first_expert + e) / 16;
             found[SOURCES] = hash(found[SOURCES], &source[p], 4);
             found[TOKENS] = hash(found[TOKENS], &token[p], 4);
             found[WEIGHTS] = hash(found[WEIGHTS], &weight[p], 4);
-            found[ROWS] = hash(found[ROWS], in, b->row);
+            found[ROWS] = hash(found[ROWS], in, s->o.row_type == EPG_FLOAT8_E4M3 ? s->o.hidden : b->row);
+            const char *scales = scales_seen(b, e, v->scale_expert_stride ? p - offsets[e] : at);
+            for (size_t i = 0; i < b->scales; i += scale_width(s))
+                found[SCALES] = hash(found[SCALES], scale_seen(s, b, scales, i / scale_width(s)), scale_width(s));
             for (uint32_t i = 0; i < s->o.hidden; i++)
-                put(s->o.row_type, b->made + p * b->row, i, get(s->o.row_type, in, i) * scale + add);
+                put(s->o.row_type, b->made + p * b->back, i, element(s, b, in, scales, i) * scale + add);
         }
     free(words);
     return 0;
@@ -239,8 +345,8 @@ static int see_result(test_rank *self, buffers *b, uint32_t lane, int rehearsed,
     epg_group_record record = EPG_GROUP_RECORD_INIT;
     epg_group_stats stats = EPG_GROUP_STATS_INIT;
     const uint32_t *flags;
-    RANK_OK(epg_memcpy(self->device, b->seen, b->out, b->tokens_max * b->row));
-    found[OUTPUT] = hash(3, b->seen, b->tokens_max * b->row);
+    RANK_OK(epg_memcpy(self->device, b->seen, b->out, b->tokens_max * b->back));
+    found[OUTPUT] = hash(3, b->seen, b->tokens_max * b->back);
     RANK_OK(epg_group_flags(b->group, lane, &flags));
     RANK_OK(epg_memcpy(self->device, b->seen, flags, b->tokens_max * sizeof *flags));
     found[FLAGS] = hash(4, b->seen, (rehearsed ? 0 : b->tokens) * sizeof *flags);
@@ -254,14 +360,20 @@ static int see_result(test_rank *self, buffers *b, uint32_t lane, int rehearsed,
     return 0;
 }
 
-/* Captured, with identity experts, and replayed twice; a rehearsal once. */
+/* Rows that were copied for the experts can be their output, unless they are fp8 or opaque. */
+static int is_combine_row(const shape *s, const buffers *b)
+{
+    return !b->view.row_index && s->o.row_type <= EPG_BFLOAT16;
+}
+
+/* Captured, with identity experts where that can be, and replayed twice; a rehearsal once. */
 static int replay_pair(test_rank *self, const job *j, buffers *b, uint32_t pair, uint32_t lane, int rehearsed)
 {
     epg_graph graph;
     epg_exec exec;
     RANK_OK(epg_capture_begin(self->device, self->stream, EPG_CAPTURE_THREAD_LOCAL));
     if (enqueue_dispatch(self, j, b, pair, lane) ||
-        enqueue_combine(self, b, pair, lane, b->view.row_index ? b->expert_out : b->view.rows))
+        enqueue_combine(self, b, pair, lane, is_combine_row(j->s, b) ? b->view.rows : b->expert_out))
         return 1;
     RANK_OK(epg_capture_end(self->device, self->stream, &graph));
     RANK_OK(epg_graph_instantiate(self->device, graph, &exec));
@@ -288,7 +400,7 @@ static int run_pair(test_rank *self, const job *j, buffers *b, uint32_t pair)
     if (see_view(self, j->s, b, found))
         return 1;
     if (!captured) {
-        RANK_OK(epg_memcpy(self->device, b->expert_out, b->made, b->view.row_capacity * b->row));
+        RANK_OK(epg_memcpy(self->device, b->expert_out, b->made, b->view.row_capacity * b->back));
         if (enqueue_combine(self, b, pair, lane, b->expert_out))
             return 1;
     }
@@ -476,10 +588,60 @@ static void eight_ranks(void **state)
                     .slots = 64, .lanes = 3, IN(CONTIGUOUS), .max_expert_rows = 333}, 1, EPG_INT64});
 }
 
+#define FP8 .row_type = EPG_FLOAT8_E4M3
+#define OPAQUE(row, scales) .row_type = EPG_OPAQUE, .row_bytes = row, .scale_bytes = scales
+#define POWERS .scale_power_of_two = 1
+#define SCALES(l) .scale_layout = EPG_SCALES_##l
+
+static void fp8_on_one_rank(void **state)
+{
+    (void)state;
+    compare((shape){"in place", 1, 14, {.experts = 8, .hidden = 24, .topk = 3, .max_tokens = 11, FP8}, 1, EPG_INT32});
+    compare((shape){"column-major", 1, 14, {.experts = 32, .hidden = 2048, .topk = 8, .max_tokens = 39, FP8,
+                    IN(CONTIGUOUS), SCALES(COLUMN_MAJOR)}, 0, EPG_INT64});
+    compare((shape){"packed, masked", 1, 14, {.experts = 16, .hidden = 1224, .topk = 8, .max_tokens = 33, FP8,
+                    IN(MASKED), .rows_per_expert = 5, POWERS, SCALES(PACKED)}, 1, EPG_INT32});
+    compare((shape){"slots overflow", 1, 14, {.experts = 16, .hidden = 584, .topk = 4, .max_tokens = 60, .slots = 20,
+                    FP8, POWERS, IN(CONTIGUOUS), .row_align = 8, .max_expert_rows = 90}, 1, EPG_INT64});
+    compare((shape){"a decode step's", 1, 6, {.experts = 32, .hidden = 7168, .topk = 8, .max_tokens = 128, FP8,
+                    IN(CONTIGUOUS), .row_align = 128, SCALES(COLUMN_MAJOR)}, 0, EPG_INT32});
+}
+
+static void fp8_on_several_ranks(void **state)
+{
+    (void)state;
+    compare((shape){"in place, two lanes", 2, 14, {.experts = 8, .hidden = 1032, .topk = 3, .max_tokens = 40,
+                    .lanes = 2, FP8, POWERS}, 1, EPG_INT32});
+    compare((shape){"long rows", 2, 4, {.experts = 32, .hidden = 10008, .topk = 8, .max_tokens = 30, FP8,
+                    IN(CONTIGUOUS)}, 0, EPG_INT32});
+    compare((shape){"aligned, column-major", 4, 14, {.experts = 32, .hidden = 512, .topk = 8, .max_tokens = 70, FP8,
+                    IN(CONTIGUOUS), .row_align = 16, SCALES(COLUMN_MAJOR)}, 1, EPG_INT64});
+    compare((shape){"masked, packed", 8, 14, {.experts = 64, .hidden = 2944, .topk = 8, .max_tokens = 50, .slots = 30,
+                    FP8, IN(MASKED), .rows_per_expert = 41, POWERS, SCALES(PACKED)}, 1, EPG_INT32});
+    compare((shape){"masked, row-major", 8, 7, {.experts = 64, .hidden = 128, .topk = 8, .max_tokens = 90, FP8,
+                    IN(MASKED)}, 0, EPG_INT32});
+}
+
+static void opaque_rows(void **state)
+{
+    (void)state;
+    compare((shape){"without scales", 1, 14, {.experts = 8, .hidden = 24, .topk = 3, .max_tokens = 11, OPAQUE(48, 0)}, 1,
+                    EPG_INT32});
+    compare((shape){"of odd sizes", 1, 14, {.experts = 8, .hidden = 64, .topk = 3, .max_tokens = 20, OPAQUE(77, 33),
+                    IN(CONTIGUOUS)}, 0, EPG_INT32});
+    compare((shape){"4 bits per element", 4, 14, {.experts = 32, .hidden = 2880, .topk = 4, .max_tokens = 60,
+                    OPAQUE(1440, 90), IN(CONTIGUOUS), .row_align = 8}, 1, EPG_INT64});
+    compare((shape){"in place", 8, 14, {.experts = 64, .hidden = 512, .topk = 8, .max_tokens = 40, OPAQUE(1004, 12)}, 1,
+                    EPG_INT32});
+    compare((shape){"masked", 8, 7, {.experts = 64, .hidden = 256, .topk = 8, .max_tokens = 40, OPAQUE(33, 1),
+                    IN(MASKED), .rows_per_expert = 30}, 1, EPG_INT32});
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(one_rank), cmocka_unit_test(a_few_ranks),
-                                       cmocka_unit_test(eight_ranks),
+                                       cmocka_unit_test(eight_ranks), cmocka_unit_test(fp8_on_one_rank),
+                                       cmocka_unit_test(fp8_on_several_ranks), cmocka_unit_test(opaque_rows),
                                        cmocka_unit_test(a_silent_rank_is_masked_and_the_others_go_on)};
     if (test_device_kind() != EPG_DEVICE_CUDA) {
         puts("EPGRAPH_TEST_DEVICE is not cuda");

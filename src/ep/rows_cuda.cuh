@@ -1,0 +1,255 @@
+/* Rows that do not travel as the caller has them: bf16 that is quantised to fp8 on the way, and rows that come with
+ * scales; and where the scales of a received row go.
+ *
+ * The bits are the host's (quantise_host.c, place_scales in dispatch_host.c). */
+#ifndef EPG_ROWS_CUDA_CUH
+#define EPG_ROWS_CUDA_CUH
+
+#include "core/number_int.h"
+#include "ep/lane_cuda_int.cuh"
+#include "ep/quantise_int.h"
+
+/* What dispatch send does to a row; a template's parameter, so that none pays for the others. */
+enum {
+    EPG__ROWS_PLAIN,     /* copied */
+    EPG__ROWS_QUANTISED, /* bf16 in, fp8 and scales out */
+    EPG__ROWS_GIVEN      /* payload and scales from two places, each padded */
+};
+
+static inline int epg__row_form(const epg__cuda_params *params)
+{
+    const epg_wire_layout *w = &params->lane.wire;
+    if (w->geometry.row_type == EPG_FLOAT8_E4M3 && params->user.input_type == EPG_BFLOAT16)
+        return EPG__ROWS_QUANTISED;
+    return w->row_bytes == w->geometry.row_bytes ? EPG__ROWS_PLAIN : EPG__ROWS_GIVEN;
+}
+
+/* ---- rows that are given ---- */
+
+/* 16 bytes, of which the first `left` are there and the others are 0. */
+static __device__ inline epg__piece epg__load_padded(const char *from, size_t left)
+{
+    uint32_t word[4] = {0, 0, 0, 0};
+    if (left >= 16 && (uintptr_t)from % 16 == 0)
+        return *(const epg__piece *)from;
+    if (left % 4 == 0 && (uintptr_t)from % 4 == 0) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (i * 4 < left)
+                word[i] = ((const uint32_t *)from)[i];
+    } else {
+#pragma unroll
+        for (int i = 0; i < 16; i++)
+            if (i < left)
+                word[i / 4] |= (uint32_t)(uint8_t)from[i] << i % 4 * 8;
+    }
+    return make_uint4(word[0], word[1], word[2], word[3]);
+}
+
+/* Piece `i` of a token's row as it travels. */
+static __device__ inline epg__piece epg__given_piece(const epg__cuda_params &p, uint32_t token, uint32_t i)
+{
+    const epg_wire_layout &w = p.lane.wire;
+    const char *from = (const char *)p.user.rows;
+    size_t at = (size_t)i * 16, bytes = w.geometry.row_bytes;
+    if (at >= w.payload_bytes) {
+        from = (const char *)p.user.scales;
+        at -= w.payload_bytes;
+        bytes = w.geometry.scale_bytes;
+    }
+    return epg__load_padded(from + token * bytes + at, bytes - at);
+}
+
+/* One warp: stores a token's row at the places of lanes 0 .. count - 1, NULL ones left out. */
+static __device__ inline void epg__send_given(const epg__cuda_params &p, uint32_t token, char *to, uint32_t count,
+                                              epg__span span)
+{
+    for (uint32_t at = span.first + epg__lane_id(); at - epg__lane_id() < span.end; at += 32) {
+        epg__piece piece = make_uint4(0, 0, 0, 0);
+        if (at < span.end)
+            piece = epg__given_piece(p, token, at);
+        for (uint32_t i = 0; i < count; i++) {
+            epg__piece *row = (epg__piece *)epg__pointer_of(to, i);
+            if (row && at < span.end)
+                row[at] = piece;
+        }
+    }
+}
+
+/* ---- quantising ---- */
+
+static __device__ inline uint32_t epg__to_e4m3(float low, float high)
+{
+#if __CUDA_ARCH__ >= 890
+    uint16_t pair;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
+    return pair;
+#else
+    return (uint32_t)epg__float_to_e4m3(high) << 8 | epg__float_to_e4m3(low);
+#endif
+}
+
+/* The largest of 16 lanes that are neighbours. */
+static __device__ inline uint32_t epg__largest_of_block(uint32_t value)
+{
+#pragma unroll
+    for (int step = 8; step > 0; step /= 2)
+        value = max(value, __shfl_xor_sync(0xFFFFFFFFu, value, step));
+    return value;
+}
+
+/* The sizes (bits without sign) of 8 bf16 compare as they do; the largest. */
+static __device__ inline uint32_t epg__largest_of_piece(const uint32_t word[4])
+{
+    uint32_t most = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        most = __vmaxu2(most, word[i] & 0x7FFF7FFFu);
+    return max(most & 0xFFFFu, most >> 16);
+}
+
+/* Makes every element that is not finite a NaN; the largest of the others. */
+static __device__ inline uint32_t epg__largest_finite(uint32_t word[4])
+{
+    uint32_t most = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        uint32_t bad = __vcmpgeu2(word[i] & 0x7FFF7FFFu, 0x7F807F80u);
+        most = __vmaxu2(most, word[i] & 0x7FFF7FFFu & ~bad);
+        word[i] |= bad & 0x7FFF7FFFu;
+    }
+    return max(most & 0xFFFFu, most >> 16);
+}
+
+/* The whole warp, 8 elements in a lane and so a block in 16 lanes: their codes, and in each lane its block's scale. */
+static __device__ inline uint2 epg__quantise_piece(epg__piece piece, uint32_t power_of_two, float *scale)
+{
+    uint32_t word[4] = {piece.x, piece.y, piece.z, piece.w};
+    uint32_t most = epg__largest_of_block(epg__largest_of_piece(word));
+    if (__any_sync(0xFFFFFFFFu, most >= 0x7F80u))
+        most = epg__largest_of_block(epg__largest_finite(word));
+    float amax = fmaxf(__uint_as_float(most << 16), EPG__AMAX_MIN), inverse;
+    *scale = __fdiv_rn(amax, 448.0f);
+    if (power_of_two) {
+        uint32_t exponent = (__float_as_uint(*scale) + 0x7FFFFFu) & 0x7F800000u;
+        *scale = __uint_as_float(exponent);
+        inverse = __uint_as_float((254u << 23) - exponent);
+    } else {
+        inverse = __fdiv_rn(448.0f, amax);
+    }
+    uint32_t code[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        code[i] = epg__to_e4m3(__fmul_rn(__uint_as_float(word[i] << 16), inverse),
+                               __fmul_rn(__uint_as_float(word[i] & 0xFFFF0000u), inverse));
+    return make_uint2(code[0] | code[1] << 16, code[2] | code[3] << 16);
+}
+
+/* A warp quantises steps of 64 pieces: in two rounds, a piece in each lane. */
+enum { EPG__STEP_PIECES = 64, EPG__STEP_BLOCKS = 4 };
+static __device__ inline uint32_t epg__steps_of(const epg__cuda_lane &l)
+{
+    return (l.wire.geometry.hidden / 8 + EPG__STEP_PIECES - 1) / EPG__STEP_PIECES;
+}
+
+/* One warp: quantises the steps of a row and stores them at the places of lanes 0 .. count - 1, NULL ones left out.
+ * Neighbours exchange halves, so that each lane stores 16 bytes: an even one of a step's first round, an odd one of its
+ * second. */
+static __device__ inline void epg__send_quantised(const epg__cuda_lane &l, const epg__piece *from, char *to,
+                                                  uint32_t count, epg__span steps)
+{
+    enum { BATCH = 4 };
+    const epg_wire_geometry &g = l.wire.geometry;
+    uint32_t lane = epg__lane_id(), pieces = g.hidden / 8, blocks = epg__scale_blocks(g.hidden);
+    bool odd = lane & 1;
+    for (uint32_t step = steps.first; step < steps.end; step += BATCH) {
+        epg__piece wide[2 * BATCH], narrow[BATCH];
+        uint32_t end = min(pieces, steps.end * EPG__STEP_PIECES), first = step * EPG__STEP_PIECES + lane;
+        float kept = 0;
+#pragma unroll
+        for (int u = 0; u < 2 * BATCH; u++) {
+            wide[u] = make_uint4(0, 0, 0, 0);
+            if (first + u * 32 < end)
+                wide[u] = from[first + u * 32];
+        }
+#pragma unroll
+        for (int u = 0; u < BATCH; u++) {
+            float scale[2];
+            uint2 own[2] = {epg__quantise_piece(wide[2 * u], g.power_of_two, &scale[0]),
+                            epg__quantise_piece(wide[2 * u + 1], g.power_of_two, &scale[1])};
+            uint2 given = odd ? own[0] : own[1];
+            uint2 taken = make_uint2(__shfl_xor_sync(0xFFFFFFFFu, given.x, 1), __shfl_xor_sync(0xFFFFFFFFu, given.y, 1));
+            narrow[u] = odd ? make_uint4(taken.x, taken.y, own[1].x, own[1].y)
+                            : make_uint4(own[0].x, own[0].y, taken.x, taken.y);
+            if ((lane & 15) / 2 == u)
+                kept = odd ? scale[1] : scale[0];
+        }
+        uint32_t at = step * 32 + odd * 16 + lane / 2, end_at = (end + 1) / 2;
+        uint32_t block = step * EPG__STEP_BLOCKS + (lane & 15) * 2 + lane / 16;
+        bool has_scale = (lane & 15) < 2 * BATCH && block < min(blocks, steps.end * EPG__STEP_BLOCKS);
+        for (uint32_t i = 0; i < count; i++) {
+            char *row = epg__pointer_of(to, i);
+            if (!row)
+                continue;
+#pragma unroll
+            for (int u = 0; u < BATCH; u++)
+                if (at + u * 32 < end_at)
+                    ((epg__piece *)row)[at + u * 32] = narrow[u];
+            if (has_scale)
+                ((float *)(row + l.wire.payload_bytes))[block] = kept;
+        }
+    }
+}
+
+/* ---- scales of rows that are copied for the experts ---- */
+
+static __device__ inline char *epg__scales_at(const epg__cuda_lane &l, uint32_t position)
+{
+    const epg__scale_place &s = l.scale_place;
+    return l.expert_scales + position / s.group * s.expert + position % s.group * s.row;
+}
+
+/* The scale of one block. */
+static __device__ inline void epg__store_scale(const epg__cuda_lane &l, uint32_t position, uint32_t block, float scale)
+{
+    const epg__scale_place &s = l.scale_place;
+    char *to = epg__scales_at(l, position);
+    if (s.layout == EPG_SCALES_PACKED)
+        to[block / 4 * s.block + block % 4] = (char)(__float_as_uint(scale) >> 23);
+    else
+        *(float *)(to + block * s.block) = scale;
+}
+
+/* Piece `i` of a row's scales, as it travelled. */
+static __device__ inline void epg__store_scales(const epg__cuda_lane &l, uint32_t position, uint32_t i,
+                                                const epg__piece &piece)
+{
+    const uint32_t word[4] = {piece.x, piece.y, piece.z, piece.w};
+    if (l.scale_place.layout == EPG_SCALES_ROW_MAJOR) {
+        ((epg__piece *)epg__scales_at(l, position))[i] = piece;
+        return;
+    }
+#pragma unroll
+    for (uint32_t j = 0; j < 4; j++)
+        if (i * 4 + j < l.scale_place.blocks)
+            epg__store_scale(l, position, i * 4 + j, __uint_as_float(word[j]));
+}
+
+/* One warp: the scales of a received row, to the positions of lanes 0 .. count - 1. */
+static __device__ inline void epg__spread_scales(const epg__cuda_lane &l, const epg__piece *scales, uint32_t position,
+                                                 uint32_t count)
+{
+    uint32_t pieces = (uint32_t)(l.wire.scale_bytes / 16);
+    for (uint32_t at = epg__lane_id(); at - epg__lane_id() < pieces; at += 32) {
+        epg__piece piece = make_uint4(0, 0, 0, 0);
+        if (at < pieces)
+            piece = scales[at];
+        for (uint32_t i = 0; i < count; i++) {
+            uint32_t to = __shfl_sync(0xFFFFFFFFu, position, i);
+            if (to != EPG_WIRE_NONE && at < pieces)
+                epg__store_scales(l, to, at, piece);
+        }
+    }
+}
+
+#endif
