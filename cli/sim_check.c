@@ -11,6 +11,7 @@
 #include "digest.h"
 #include "sim_check.h"
 #include "sim_oracle.h"
+#include "sim_rows.h"
 
 enum { MOVE_NS = 100 }; /* of virtual time, the simulation's default */
 
@@ -97,10 +98,10 @@ static sim_verdict compare_rows(const checker *c, uint32_t rank, const oracle_vi
                 "with weight %g",
                 rank, c->pair, a->position, a->expert, b->token, b->source, (double)b->weight, a->token, a->source,
                 (double)a->weight);
-        oracle_row(c->p, a->source, c->pair, a->token, row);
+        sim_arrived_row(c->p, a->source, c->pair, a->token, row);
         for (uint32_t at = 0; at < c->p->shape.hidden; at++) {
-            float got = sim_get(c->p->shape.bf16, seen->row_bytes + i * bytes, at),
-                  expected = sim_get(c->p->shape.bf16, row, at);
+            float got = sim_get(sim_is_bf16(c->p), seen->row_bytes + i * bytes, at),
+                  expected = sim_get(sim_is_bf16(c->p), row, at);
             if (memcmp(&got, &expected, sizeof got))
                 return wrong(
                     c, SIM_WRONG_VIEW,
@@ -155,7 +156,7 @@ static sim_verdict compare_token(const checker *c, uint32_t rank, uint32_t token
         return wrong(c, SIM_WRONG_FLAG, "rank %u, pair %u: the flag of token %u is %u, not %u", rank, c->pair, token,
                      seen->flags[token], flag);
     for (uint32_t i = 0; i < c->p->shape.hidden; i++) {
-        float got = sim_get(c->p->shape.bf16, seen->out + token * bytes, i), want = sim_get(c->p->shape.bf16, row, i);
+        float got = sim_get(sim_is_bf16(c->p), seen->out + token * bytes, i), want = sim_get(sim_is_bf16(c->p), row, i);
         if (memcmp(&got, &want, sizeof got))
             return wrong(c, SIM_WRONG_OUTPUT, "rank %u, pair %u: output of token %u is %.9g in column %u, not %.9g",
                          rank, c->pair, token, (double)got, i, (double)want);

@@ -85,7 +85,7 @@ void sim_cover_add(sim_cover *c, const sim_program *p, const sim_result *result,
     add_faults(c, p, result);
     c->abandoned += (uint64_t)abandons(p);
     c->lanes += p->shape.lanes > 1;
-    c->bf16 += p->shape.bf16;
+    c->types[p->shape.type]++;
     c->moves += result->moves;
     c->virtual_s += (double)result->time_ns * 1e-9;
     c->digest = digest_word(digest_word(c->digest, result->digest), seen_digest);
@@ -96,8 +96,9 @@ void sim_cover_add(sim_cover *c, const sim_program *p, const sim_result *result,
 void sim_cover_print(const sim_cover *c, FILE *f)
 {
     fprintf(f,
-            "programs   %" PRIu64 ": %" PRIu64 " with several lanes, %" PRIu64 " in bf16; nobody lost in %" PRIu64 "\n",
-            N(programs), N(lanes), N(bf16), N(untroubled));
+            "programs   %" PRIu64 ": %" PRIu64 " with several lanes; nobody lost in %" PRIu64 "\n"
+            "           rows: %" PRIu64 " float32, %" PRIu64 " bf16, %" PRIu64 " fp8, %" PRIu64 " opaque\n",
+            N(programs), N(lanes), N(untroubled), N(types[0]), N(types[1]), N(types[2]), N(types[3]));
     fprintf(f,
             "pairs      %" PRIu64 ": %" PRIu64 " met LL with HT, %" PRIu64 " different buckets\n"
             "           %" PRIu64 " ends: %" PRIu64 " eager, %" PRIu64 " in split halves, %" PRIu64

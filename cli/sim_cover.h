@@ -7,7 +7,7 @@
 typedef struct sim_cover {
     uint64_t programs, pairs, ends, eager, split, replayed, fills, voids, mixed, buckets_differ, empty, rehearsed;
     uint64_t graphs, odd_graphs, replays, by_runner, waits, maps;
-    uint64_t lanes, streams, layouts[3], bf16, ids64, unweighted;
+    uint64_t lanes, streams, layouts[3], types[4], ids64, unweighted;
     uint64_t overflowed, bad_ids, flagged;
     uint64_t slow, stopped, died, joined, abandoned, wrapped, late, untroubled;
     uint64_t moves, digest;

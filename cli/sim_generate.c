@@ -51,7 +51,7 @@ static void make_shape(source *s, const dangers *d, uint32_t ranks, uint32_t pai
         .hidden = 8 * (chance(s, 80) ? 1 : draw(s, 2, 4)),
         .topk = draw(s, 1, SIM_TOPK),
         .tokens = draw(s, 1, SIM_TOKENS),
-        .bf16 = (uint32_t)chance(s, 50),
+        .type = draw(s, 0, 3),
         .late = d->late ? draw(s, 10, 90) : 0,
         .bad = d->spoil && chance(s, 40) ? draw(s, 5, 30) : 0,
         .data = draw(s, 0, UINT32_MAX),

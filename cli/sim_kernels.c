@@ -3,6 +3,7 @@
  * caught. */
 #include <string.h>
 #include "sim_rank_int.h"
+#include "sim_rows.h"
 
 enum { POISON = 0xA5 };
 
@@ -28,8 +29,8 @@ void sim_load_kernel(const void *raw)
             b->ids64[t * p->shape.topk + k] = ids[k];
             b->weights[t * p->shape.topk + k] = sim_weight(p, rank->number, b->now, t, k);
         }
-        for (uint32_t i = 0; i < p->shape.hidden; i++)
-            sim_put(p->shape.bf16, b->rows + t * row, i, sim_element(p, rank->number, b->now, t, i));
+        sim_fill_row(p, rank->number, b->now, t, b->rows + t * sim_input_bytes(p),
+                     b->scales + t * sim_input_scale_bytes(p));
     }
     rank->run->result->seen[rank->number][b->now].begun = 1;
     if (b->now >= b->rank->begun)
@@ -60,8 +61,8 @@ static void run_row(const sim_buffers *b, uint32_t expert, uint32_t position, co
 {
     const sim_program *p = b->rank->program;
     for (uint32_t i = 0; i < p->shape.hidden; i++)
-        sim_put(p->shape.bf16, b->expert_out + (size_t)position * sim_row_bytes(p), i,
-                sim_expert(b->view.first_expert + expert, sim_get(p->shape.bf16, row, i)));
+        sim_put(sim_is_bf16(p), b->expert_out + (size_t)position * sim_row_bytes(p), i,
+                sim_expert(b->view.first_expert + expert, sim_get(sim_is_bf16(p), row, i)));
 }
 
 static int is_empty(const epg_dispatch_view *v)
@@ -86,7 +87,6 @@ void sim_experts_kernel(const void *raw)
     const sim_buffers *b = ((const sim_buffers_args *)raw)->buffers;
     const epg_dispatch_view *v = &b->view;
     const sim_program *p = b->rank->program;
-    size_t bytes = sim_row_bytes(p);
     if (b->now == SIM_REHEARSED) {
         if (!is_empty(v))
             sim_trouble(b->rank->run, "rank %u: a rehearsed dispatch brought rows", b->rank->number);
@@ -103,9 +103,9 @@ void sim_experts_kernel(const void *raw)
     }
     for (uint32_t e = 0; e < v->local_experts; e++)
         for (uint32_t at = v->offsets[e]; at < v->offsets[e] + seen->counts[e]; at++) {
-            uint32_t index = v->row_index ? v->row_index[at] : at;
-            const char *row = (const char *)v->rows + index * bytes;
+            char row[SIM_HIDDEN * 4];
             epg_simulation_move(b->rank->device, "experts: a row");
+            sim_read_row(p, b->rank->number, v, e, at, row);
             run_row(b, e, at, row);
             keep_row(b, seen, e, at, row);
         }

@@ -1,6 +1,7 @@
 /* The oracle of `epgraph simulate`: naive on purpose, in the order in which the documentation says things happen. */
 #include <string.h>
 #include "sim_oracle.h"
+#include "sim_rows.h"
 
 /* ---- routing ---- */
 
@@ -135,13 +136,7 @@ void oracle_show(const sim_program *p, uint32_t rank, const oracle_send *sends, 
 
 /* ---- what comes back ---- */
 
-void oracle_row(const sim_program *p, uint32_t rank, uint32_t pair, uint32_t token, void *row)
-{
-    for (uint32_t i = 0; i < p->shape.hidden; i++)
-        sim_put(p->shape.bf16, row, i, sim_element(p, rank, pair, token, i));
-}
-
-/* Rank q's partial sum for a token, rounded to the row type; returns 1 if it lacks a row. */
+/* Rank q's partial sum for a token, rounded to the combine type; returns 1 if it lacks a row. */
 static uint32_t partial(const sim_program *p, uint32_t rank, uint32_t pair, const oracle_send *send,
                         const oracle_view *view, uint32_t q, uint32_t token, const void *input, void *row)
 {
@@ -158,12 +153,12 @@ static uint32_t partial(const sim_program *p, uint32_t rank, uint32_t pair, cons
         float weight = sim_weight(p, rank, pair, token, k);
         for (uint32_t i = 0; i < p->shape.hidden; i++) {
             char output[4];
-            sim_put(p->shape.bf16, output, 0, sim_expert((uint32_t)expert, sim_get(p->shape.bf16, input, i)));
-            sum[i] += weight * sim_get(p->shape.bf16, output, 0);
+            sim_put(sim_is_bf16(p), output, 0, sim_expert((uint32_t)expert, sim_get(sim_is_bf16(p), input, i)));
+            sum[i] += weight * sim_get(sim_is_bf16(p), output, 0);
         }
     }
     for (uint32_t i = 0; i < p->shape.hidden; i++)
-        sim_put(p->shape.bf16, row, i, sum[i]);
+        sim_put(sim_is_bf16(p), row, i, sum[i]);
     return lacks;
 }
 
@@ -172,7 +167,7 @@ void oracle_answer(const sim_program *p, uint32_t rank, uint32_t pair, const ora
 {
     float sum[SIM_HIDDEN] = {0};
     char input[SIM_HIDDEN * 4], part[SIM_HIDDEN * 4];
-    oracle_row(p, rank, pair, token, input);
+    sim_arrived_row(p, rank, pair, token, input);
     *flag = 0;
     for (uint32_t q = 0; q < p->shape.ranks; q++) {
         if (send->slot[token][q] == ORACLE_NOT_SENT)
@@ -183,8 +178,8 @@ void oracle_answer(const sim_program *p, uint32_t rank, uint32_t pair, const ora
         }
         *flag |= partial(p, rank, pair, send, &views[q], q, token, input, part);
         for (uint32_t i = 0; i < p->shape.hidden; i++)
-            sum[i] += sim_get(p->shape.bf16, part, i);
+            sum[i] += sim_get(sim_is_bf16(p), part, i);
     }
     for (uint32_t i = 0; i < p->shape.hidden; i++)
-        sim_put(p->shape.bf16, row, i, sum[i]);
+        sim_put(sim_is_bf16(p), row, i, sum[i]);
 }

@@ -38,7 +38,4 @@ void oracle_show(const sim_program *program, uint32_t rank, const oracle_send *s
 void oracle_answer(const sim_program *program, uint32_t rank, uint32_t pair, const oracle_send *send,
                    const oracle_view *views, uint32_t token, uint32_t missing, void *row, uint32_t *flag);
 
-/* The row that `rank` sends for a token. */
-void oracle_row(const sim_program *program, uint32_t rank, uint32_t pair, uint32_t token, void *row);
-
 #endif

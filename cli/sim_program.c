@@ -11,7 +11,7 @@ static const char *const how_names[SIM_HOWS + 1] = {"eager",     "split",       
                                                     "fill-void", "abandon-sent", "abandon-held", NULL};
 static const char *const layout_names[] = {"in-place", "contiguous", "masked", NULL};
 static const char *const mode_names[] = {"LL", "HT", NULL};
-static const char *const type_names[] = {"float32", "bf16", NULL};
+static const char *const type_names[] = {"float32", "bf16", "fp8", "opaque", NULL};
 
 typedef struct field {
     const char *name;
@@ -28,7 +28,7 @@ static const field shape_fields[] = {
     FIELD(sim_shape, lanes, 1, SIM_LANES),     FIELD(sim_shape, experts, 1, SIM_LOCAL_EXPERTS),
     FIELD(sim_shape, logical, 1, SIM_LOGICAL), FIELD(sim_shape, hidden, 8, SIM_HIDDEN),
     FIELD(sim_shape, topk, 1, SIM_TOPK),       FIELD(sim_shape, tokens, 1, SIM_TOKENS),
-    FIELD(sim_shape, slots, 1, SIM_TOKENS),    WORDS(sim_shape, "rows", bf16, type_names, 1),
+    FIELD(sim_shape, slots, 1, SIM_TOKENS),    WORDS(sim_shape, "rows", type, type_names, 3),
     FIELD(sim_shape, first_epoch, 0, UINT32_MAX), FIELD(sim_shape, skew, 1, SIM_LOGICAL),
     FIELD(sim_shape, bad, 0, 100),             FIELD(sim_shape, late, 0, 100),
     FIELD(sim_shape, data, 0, UINT32_MAX),     FIELD(sim_shape, schedule, 0, UINT32_MAX), {0}};

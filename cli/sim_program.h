@@ -32,7 +32,8 @@ extern const char *const sim_fault_names[SIM_FAULT_KINDS + 1];
 typedef struct sim_shape {
     uint32_t ranks, pairs, lanes;
     uint32_t experts;       /* per rank */
-    uint32_t logical, hidden, topk, tokens, slots, bf16, first_epoch;
+    uint32_t logical, hidden, topk, tokens, slots, first_epoch;
+    uint32_t type;          /* of rows: float32, bf16, fp8, opaque (sim_rows.h) */
     uint32_t skew;          /* ids are drawn from the first of so many logical experts */
     uint32_t bad;           /* chance of 100 that an id is out of range or chosen twice */
     uint32_t late;          /* chance of 100 that a store becomes visible late */
@@ -119,10 +120,11 @@ float sim_weight(const sim_program *program, uint32_t rank, uint32_t pair, uint3
 float sim_element(const sim_program *program, uint32_t rank, uint32_t pair, uint32_t token, uint32_t column);
 int32_t sim_mapped(const sim_program *program, uint32_t map, uint32_t logical); /* physical id in that map, or -1 */
 
-/* Elements of a row, and what an expert makes of one. */
+/* Elements of a row of combine, and what an expert makes of one. */
 float sim_get(uint32_t bf16, const void *row, uint32_t column);
 void sim_put(uint32_t bf16, void *row, uint32_t column, float value);
-static inline uint32_t sim_row_bytes(const sim_program *p) { return p->shape.hidden * (p->shape.bf16 ? 2 : 4); }
+static inline uint32_t sim_is_bf16(const sim_program *p) { return p->shape.type != 0; }
+static inline uint32_t sim_row_bytes(const sim_program *p) { return p->shape.hidden * (sim_is_bf16(p) ? 2 : 4); }
 static inline float sim_expert(uint32_t physical, float x)
 {
     return x * (1 + (float)physical / 8) + (float)physical / 16;

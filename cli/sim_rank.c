@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "sim_rank_int.h"
+#include "sim_rows.h"
 
 #define SIM_TRY(call)                     \
     do {                                  \
@@ -99,6 +100,7 @@ static epg_status send(sim_buffers *b, const way *w, epg_stream stream)
     args.bucket = w->bucket;
     args.tokens = &b->tokens;
     args.rows = b->rows;
+    args.scales = sim_input_scale_bytes(r->program) ? b->scales : NULL;
     args.topk_type = r->shape->ids64 ? EPG_INT64 : EPG_INT32;
     args.topk_ids = r->shape->ids64 ? (const void *)b->ids64 : (const void *)b->ids32;
     args.topk_weights = r->shape->weights ? b->weights : NULL;
@@ -368,7 +370,8 @@ static void place_buffers(sim_rank *r, sim_buffers *b, uint32_t lane, const epg_
     b->rank = r;
     b->lane = lane;
     b->view = *view;
-    part_of(base, end, s->tokens * row, &b->rows);
+    part_of(base, end, (size_t)s->tokens * sim_input_bytes(r->program), &b->rows);
+    part_of(base, end, (size_t)s->tokens * sim_input_scale_bytes(r->program), &b->scales);
     part_of(base, end, s->tokens * row, &b->out);
     part_of(base, end, view->row_capacity * row, &b->expert_out);
     part_of(base, end, choices * sizeof *b->ids32, &b->ids32);
@@ -418,13 +421,13 @@ static epg_status make_group(sim_rank *r)
     o.max_tokens = s->tokens;
     o.slots = s->slots;
     o.lanes = s->lanes;
-    o.row_type = s->bf16 ? EPG_BFLOAT16 : EPG_FLOAT32;
     o.layout = (epg_layout)r->shape->layout;
     o.row_align = r->shape->align;
     o.rows_per_expert = r->shape->rows_per_expert;
     o.max_expert_rows = r->shape->expert_rows;
     o.timeout_ms = r->shape->timeout_ms;
     o.first_epoch = s->first_epoch;
+    sim_row_options(r->program, r->number, &o);
     return r->life ? epg_group_join(r->team, &o, &r->group) : epg_group_create(r->team, &o, &r->group);
 }
 

@@ -13,7 +13,7 @@ typedef struct sim_buffers {
     uint32_t lane;
     uint32_t now;               /* SIM_REHEARSED: none, operations must do nothing */
     uint32_t tokens;            /* the count that dispatch send reads */
-    char *rows, *out, *expert_out;
+    char *rows, *scales, *out, *expert_out;
     int32_t *ids32;
     int64_t *ids64;
     float *weights;

@@ -116,7 +116,7 @@ static int simplify_shape(sim_program *p, uint32_t n)
     case 5: s->experts = 1; return 1;
     case 6: s->logical = s->skew = s->ranks * s->experts; return 1;
     case 7: s->hidden = 8; return 1;
-    case 8: s->bf16 = 0; return 1;
+    case 8: s->type = 0; return 1;
     case 9: s->first_epoch = 0; return 1;
     case 10: s->tokens -= s->tokens > 1; return 1;
     case 11: s->topk -= s->topk > 1; return 1;

@@ -72,6 +72,8 @@ static void the_programs_hold_what_is_claimed(void **state)
     assert_null(strstr(o.text, " 0 by a runner"));
     assert_null(strstr(o.text, " 0 tokens flagged"));
     assert_null(strstr(o.text, " 0 late stores"));
+    assert_null(strstr(o.text, " 0 fp8"));
+    assert_null(strstr(o.text, " 0 opaque"));
 }
 
 static void bad_arguments_are_named(void **state)
