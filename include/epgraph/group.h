@@ -34,7 +34,7 @@ typedef struct epg_group epg_group;
  *
  * EPG_FLOAT8_E4M3: rows of fp8 (1 sign, 4 exponent and 3 fraction bits; no infinity, 0x7F is NaN, the largest is 448),
  * with a float32 scale for each block of EPG_SCALE_BLOCK elements (the last may be shorter): an element stands for its
- * fp8 value times its block's scale. The sender quantises its bf16 rows, each once, however many ranks it goes to:
+ * fp8 value times its block's scale. The sender quantises its bf16 rows, so that all ranks get the same bytes:
  *
  *   amax    = the largest |x| of the block's finite elements, at least 448 * 2^-126
  *   scale   = amax / 448; with scale_power_of_two, that rounded up to a power of two
