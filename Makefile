@@ -40,6 +40,7 @@ DEVICE_TEST_SOURCES := $(addprefix tests/,unit/test_device.c unit/test_capture.c
   unit/test_timestamp.c conform/test_runner.c conform/test_runner_kernels.c conform/test_runner_observe.c)
 DEVICE_TEST_SOURCES += tests/conform/test_runner_scope.c
 DEVICE_TEST_SOURCES += $(addprefix tests/,conform/test_replay_contract.c multi/test_rejoin.c multi/test_admission.c)
+DEVICE_TEST_SOURCES += tests/conform/test_experts.c tests/conform/test_layer.c
 GPU_TEST_SOURCES := $(wildcard tests/gpu/test_*.c)
 GPU_SUPPORT_SOURCES := $(wildcard tests/gpu/*_cuda.cu)
 TEST_SOURCES := $(wildcard tests/unit/test_*.c tests/conform/test_*.c tests/multi/test_*.c tests/cli/test_*.c)

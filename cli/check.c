@@ -16,10 +16,11 @@ static int compare_positions(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-void check_free_samples(serve_sample *samples, uint32_t count)
+void check_free_samples(epg_device *device, serve_sample *samples, uint32_t count)
 {
     for (uint32_t i = 0; samples && i < count; i++)
-        free(samples[i].states);
+        if (samples[i].states)
+            epg_memory_free(device, EPG_MEMORY_PINNED, samples[i].states);
     free(samples);
 }
 
@@ -38,8 +39,8 @@ int check_choose_samples(const serve_config *config, uint32_t most, serve_sample
         if (!kept || chosen[kept - 1].position != chosen[i].position)
             chosen[kept++].position = chosen[i].position;
     for (uint32_t i = 0; i < kept; i++)
-        if (!(chosen[i].states = calloc(1, bytes))) {
-            check_free_samples(chosen, kept);
+        if (epg_memory_alloc(config->device, EPG_MEMORY_PINNED, bytes, &chosen[i].states)) {
+            check_free_samples(config->device, chosen, kept);
             return -1;
         }
     *samples = chosen;

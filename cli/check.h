@@ -18,7 +18,7 @@ typedef struct check_result {
 
 /* Chooses positions by the workload's seed and gives each room for its states. 0, or -1 without memory. */
 int check_choose_samples(const serve_config *config, uint32_t most, serve_sample **samples, uint32_t *count);
-void check_free_samples(serve_sample *samples, uint32_t count);
+void check_free_samples(epg_device *device, serve_sample *samples, uint32_t count);
 
 /* Serves the workload of `config` twice more and compares with `first`, which config gave. *other_times gets the
  * times of the run that differs in graph or eager alone. EPG_OK means that the checks ran, whatever they found. */

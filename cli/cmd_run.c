@@ -205,7 +205,7 @@ static void tear_down(run_state *run)
     timeline_destroy(run->timeline);
     serve_result_free(&run->result);
     free(run->other_times.values);
-    check_free_samples(run->samples, run->sample_count);
+    check_free_samples(run->device, run->samples, run->sample_count);
     workload_free(&run->load);
     epg_checkpoint_close(run->checkpoint);
     epg_device_destroy(run->device);

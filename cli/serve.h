@@ -10,7 +10,7 @@
 /* One position whose states are kept for the oracle. */
 typedef struct serve_sample {
     uint64_t position;          /* counted over all requests */
-    void *states;               /* [layers + 1][hidden] of the row type; written by the rank that serves it */
+    void *states;               /* [layers + 1][hidden] of the row type, pinned; written by the rank that serves it */
 } serve_sample;
 
 typedef struct serve_config {

@@ -24,8 +24,8 @@ typedef struct epg_experts_options {
     uint32_t local_experts;    /* as in the view */
     uint32_t hidden;           /* elements per row, a multiple of 8 */
     uint32_t intermediate;     /* inner width of an expert */
-    epg_dtype row_type;        /* of the view's rows and of out */
-    epg_dtype weight_type;     /* EPG_FLOAT32 or EPG_BFLOAT16 */
+    epg_dtype row_type;        /* of the view's rows and of out: EPG_FLOAT32 or EPG_BFLOAT16, as the next */
+    epg_dtype weight_type;
 } epg_experts_options;
 #define EPG_EXPERTS_OPTIONS_INIT {sizeof(epg_experts_options), 0, 0, 0, EPG_FLOAT32, EPG_FLOAT32}
 
@@ -43,7 +43,7 @@ EPG_API epg_status epg_experts_workspace(const epg_experts *experts, uint32_t ro
 /* All pointers but `view` are device memory, aligned to 16 bytes, read and written when the work runs. */
 typedef struct epg_experts_args {
     uint32_t size;
-    const epg_dispatch_view *view; /* copied; local_experts must be the options' */
+    const epg_dispatch_view *view; /* copied; local_experts must be the options'. row_stride 0: hidden elements */
     const void *gate_up;           /* [local_experts][2 * intermediate][hidden]: gate's rows, then up's */
     const void *down;              /* [local_experts][hidden][intermediate] */
     void *workspace;               /* may be shared by calls that do not overlap */

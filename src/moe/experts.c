@@ -79,6 +79,10 @@ static epg_status check_args(const epg_experts *experts, const epg_experts_args 
     if (view->local_experts != experts->options.local_experts)
         return epg__fail(EPG_ERR_INVALID, "epg_experts_run: the view has %u local experts, the options said %u", view->local_experts,
                          experts->options.local_experts);
+    size_t bytes = experts->options.hidden * epg__dtype_bytes(experts->options.row_type);
+    if (view->row_stride && view->row_stride != bytes)
+        return epg__fail(EPG_ERR_INVALID, "epg_experts_run: the view's rows are %llu bytes apart, rows of the options have %zu",
+                         (unsigned long long)view->row_stride, bytes);
     EPG_TRY(check_memory("view->rows", view->rows));
     EPG_TRY(check_memory("gate_up", args->gate_up));
     EPG_TRY(check_memory("down", args->down));

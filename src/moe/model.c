@@ -189,6 +189,7 @@ static epg_status enqueue_gate(epg_model *model, const epg__rows *rows, uint32_t
         .router = model->layers[layer].router,
         .experts = model->shape.experts,
         .topk = model->shape.topk,
+        .max_tokens = model->limits.max_tokens,
         .renormalise = model->shape.norm_topk_prob == 1,
         .scratch = b->scratch,
         .ids = b->topk_ids,

@@ -55,7 +55,6 @@ epg_status epg__model_alloc(epg_model *model, size_t count, size_t size, void *m
 /* Fills layers, embedding, final_norm and head; shape, limits and weight_type are set. */
 epg_status epg__model_load(epg_model *model, const epg_checkpoint *checkpoint);
 
-static inline size_t epg__dtype_bytes(epg_dtype type) { return type == EPG_FLOAT32 ? 4 : 2; }
 static inline size_t epg__row_bytes(const epg_model *model)
 {
     return (size_t)model->shape.hidden * epg__dtype_bytes(model->limits.row_type);

@@ -10,6 +10,8 @@
 #include "epgraph/experts.h"
 #include "epgraph/moe.h"
 
+static inline size_t epg__dtype_bytes(epg_dtype type) { return type == EPG_FLOAT32 ? 4 : 2; }
+
 /* Which rows a kernel works on. */
 typedef struct epg__rows {
     const uint32_t *tokens;  /* NULL: bucket */
@@ -43,6 +45,7 @@ typedef struct epg__gate_args {
     const void *in;
     const void *router;      /* [experts][hidden] */
     uint32_t experts, topk;
+    uint32_t max_tokens;     /* that scratch is for */
     int renormalise;
     void *scratch;           /* the lane's */
     int32_t *ids;            /* [bucket][topk] */

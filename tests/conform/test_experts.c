@@ -393,6 +393,10 @@ static void bad_input_is_named(void **state)
     assert_int_equal(epg_experts_run(b.experts, &args, b.stream), EPG_ERR_INVALID);
     assert_non_null(strstr(epg_message(), "down is"));
     args.down = b.d_down;
+    view.row_stride = 320;
+    assert_int_equal(epg_experts_run(b.experts, &args, b.stream), EPG_ERR_INVALID);
+    assert_non_null(strstr(epg_message(), "320 bytes apart"));
+    view.row_stride = 256;
     view.local_experts = 3;
     assert_int_equal(epg_experts_run(b.experts, &args, b.stream), EPG_ERR_INVALID);
     assert_non_null(strstr(epg_message(), "3 local experts"));

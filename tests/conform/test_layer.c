@@ -1,4 +1,4 @@
-/* MoE layers and steps on teams: against the double-precision reference, in every layout and mode, and the same bits
+/* MoE layers and steps on teams of the device under test: against the double-precision reference, in every layout and mode, and the same bits
  * whatever the batch, the mode, the bucket and whether the step was captured. */
 #include <math.h>
 #include <setjmp.h>
@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
+#include "support/device_under_test.h"
 #include "support/oom.h"
 #include "support/ranks.h"
 
@@ -86,13 +87,32 @@ static int check_token(test_rank *self, const plan *p, uint32_t layer, const voi
     return 0;
 }
 
-static int fill_ids(test_rank *self, epg_model *model, uint32_t tokens, uint32_t vocab, epg_model_buffers *buffers)
+static int put_ids(test_rank *self, const epg_model_buffers *b, uint32_t tokens, const int32_t *ids)
 {
-    *buffers = (epg_model_buffers)EPG_MODEL_BUFFERS_INIT;
-    RANK_OK(epg_model_get_buffers(model, buffers));
-    *buffers->tokens = tokens;
-    for (uint32_t t = 0; t < tokens; t++)
-        buffers->ids[t] = (int32_t)((t * 37 + self->rank * 11 + 5) % vocab);
+    RANK_OK(epg_memcpy(self->device, b->tokens, &tokens, sizeof tokens));
+    RANK_OK(epg_memcpy(self->device, b->ids, ids, tokens * sizeof *ids));
+    return 0;
+}
+
+/* Ranks wait for one another, which they cannot where streams do not run at once. */
+static int run_all(uint32_t size, int (*body)(test_rank *self), plan *p)
+{
+    if (test_device_serial() && size > 1)
+        return 0;
+    return test_device_kind() == EPG_DEVICE_HOST ? run_ranks_both(size, 20000, body, p, 5) : run_ranks(size, 20000, body, p);
+}
+
+static int states_against_reference(test_rank *self, const plan *p, const epg_model_buffers *b, uint32_t tokens, char *states)
+{
+    size_t bytes = (p->shape.layers + (size_t)1) * MOST * row_bytes(p);
+    RANK_CHECK(states != NULL, "memory");
+    RANK_OK(epg_memcpy(self->device, states, b->states, bytes));
+    for (uint32_t l = 0; l < p->shape.layers; l++)
+        for (uint32_t t = 0; t < tokens; t++) {
+            const char *in = states + (l * (size_t)MOST + t) * row_bytes(p);
+            if (check_token(self, p, l, in, in + MOST * row_bytes(p)))
+                return 1;
+        }
     return 0;
 }
 
@@ -101,7 +121,7 @@ static int against_reference(test_rank *self)
     const plan *p = self->arg;
     epg_model_options options = EPG_MODEL_OPTIONS_INIT;
     epg_model_step_args args = EPG_MODEL_STEP_ARGS_INIT;
-    epg_model_buffers b;
+    epg_model_buffers b = EPG_MODEL_BUFFERS_INIT;
     epg_group *group;
     epg_model *model;
     uint32_t tokens = 3 + self->rank * 15; /* more than one block on some ranks */
@@ -110,20 +130,23 @@ static int against_reference(test_rank *self)
     RANK_OK(epg_model_create(group, p->checkpoint, &options, &model));
     if (tokens > MOST)
         tokens = 0; /* a rank without tokens */
-    if (fill_ids(self, model, tokens, p->shape.vocab, &b))
+    int32_t ids[MOST];
+    for (uint32_t t = 0; t < tokens; t++)
+        ids[t] = (int32_t)((t * 37 + self->rank * 11 + 5) % p->shape.vocab);
+    RANK_OK(epg_model_get_buffers(model, &b));
+    if (put_ids(self, &b, tokens, ids))
         return 1;
     args.bucket = MOST;
     args.mode = p->mode == EPG_MODE_AUTO ? self->rank % 2 ? EPG_MODE_LL : EPG_MODE_HT : p->mode;
     args.stream = self->stream;
     RANK_OK(epg_model_step(model, &args));
     RANK_OK(epg_stream_synchronize(self->device, self->stream));
-    for (uint32_t l = 0; l < p->shape.layers; l++)
-        for (uint32_t t = 0; t < tokens; t++) {
-            const char *in = (const char *)b.states + (l * (size_t)MOST + t) * row_bytes(p);
-            if (check_token(self, p, l, in, in + MOST * row_bytes(p)))
-                return 1;
-        }
-    RANK_CHECK(*b.bad_ids == 0, "%u", *b.bad_ids);
+    char *states = malloc((p->shape.layers + (size_t)1) * MOST * row_bytes(p));
+    int failed = states_against_reference(self, p, &b, tokens, states);
+    free(states);
+    uint32_t bad = 1;
+    RANK_OK(epg_memcpy(self->device, &bad, b.bad_ids, sizeof bad));
+    RANK_CHECK(!failed && bad == 0, "%u ids are bad", bad);
     epg_model_destroy(model);
     RANK_OK(epg_team_barrier(self->team));
     epg_group_destroy(group);
@@ -145,7 +168,8 @@ static void test_reference(void **state)
                         continue; /* the tiny model does every combination */
                     p.layout = (epg_layout)layout;
                     p.mode = (epg_mode)mode;
-                    assert_int_equal(run_ranks(sizes[s], 20000, against_reference, &p), 0);
+                    if (!test_device_serial() || sizes[s] == 1)
+                        assert_int_equal(run_ranks(sizes[s], 20000, against_reference, &p), 0);
                 }
         epg_checkpoint_close(checkpoint);
     }
@@ -153,11 +177,16 @@ static void test_reference(void **state)
 
 static void test_reference_bf16(void **state)
 {
-    plan p = {NULL, {0}, EPG_LAYOUT_CONTIGUOUS, EPG_BFLOAT16, EPG_MODE_AUTO, 2e-2};
-    epg_checkpoint *checkpoint = open_checkpoint(&p, "tiny", 1, EPG_TENSOR_F16);
+    static const struct { const char *preset; epg_tensor_type type; uint32_t ranks; } runs[] = {
+        {"tiny", EPG_TENSOR_F16, 2}, {"tiny", EPG_TENSOR_BF16, 1}, {"small", EPG_TENSOR_BF16, 2}, {"wide", EPG_TENSOR_BF16, 4}};
     (void)state;
-    assert_int_equal(run_ranks_both(2, 20000, against_reference, &p, 5), 0);
-    epg_checkpoint_close(checkpoint);
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        plan p = {NULL, {0}, EPG_LAYOUT_CONTIGUOUS, EPG_BFLOAT16, EPG_MODE_AUTO, 2e-2};
+        epg_checkpoint *checkpoint = open_checkpoint(&p, runs[i].preset, 1, runs[i].type);
+        p.layout = (epg_layout)(i % 3);
+        assert_int_equal(run_all(runs[i].ranks, against_reference, &p), 0);
+        epg_checkpoint_close(checkpoint);
+    }
 }
 
 /* ---- the same bits ---- */
@@ -166,12 +195,28 @@ static void test_reference_bf16(void **state)
 static int step(test_rank *self, epg_model *model, const plan *p, const epg_model_step_args *args, uint32_t first, uint32_t count)
 {
     epg_model_buffers b = EPG_MODEL_BUFFERS_INIT;
+    int32_t ids[MOST];
     RANK_OK(epg_model_get_buffers(model, &b));
-    *b.tokens = count;
     for (uint32_t t = 0; t < count; t++)
-        b.ids[t] = (int32_t)(((first + t) * 29 + self->rank * 3) % p->shape.vocab);
+        ids[t] = (int32_t)(((first + t) * 29 + self->rank * 3) % p->shape.vocab);
+    if (put_ids(self, &b, count, ids))
+        return 1;
     RANK_OK(epg_model_step(model, args));
     RANK_OK(epg_stream_synchronize(self->device, self->stream));
+    return 0;
+}
+
+/* What a step left: its final hidden states, then its next ids. */
+typedef struct result {
+    char *hidden;
+    int32_t next[MOST];
+} result;
+
+static int get_result(test_rank *self, const plan *p, const epg_model_buffers *b, result *r)
+{
+    RANK_CHECK(r->hidden != NULL, "memory");
+    RANK_OK(epg_memcpy(self->device, r->hidden, b->hidden, MOST * row_bytes(p)));
+    RANK_OK(epg_memcpy(self->device, r->next, b->next_ids, sizeof r->next));
     return 0;
 }
 
@@ -188,26 +233,25 @@ static int batch_body(test_rank *self)
     RANK_OK(epg_model_get_buffers(model, &b));
     RANK_CHECK(b.states == NULL, "states without keep_states");
     size_t bytes = row_bytes(p);
-    char *hidden = malloc(BATCH * bytes);
-    int32_t next[BATCH];
+    result all = {malloc(MOST * bytes), {0}}, now = {malloc(MOST * bytes), {0}};
     args.stream = self->stream;
     args.bucket = MOST;
     args.mode = EPG_MODE_HT;
-    if (!hidden || step(self, model, p, &args, 0, BATCH))
+    if (step(self, model, p, &args, 0, BATCH) || get_result(self, p, &b, &all))
         return 1;
-    memcpy(hidden, b.hidden, BATCH * bytes);
-    memcpy(next, b.next_ids, sizeof next);
     for (uint32_t first = 0; first < BATCH; first += 4) { /* alone, in fives, on either lane and in either mode */
         uint32_t count = first % 8 || first + 5 > BATCH ? 1 : 5;
         args.lane = first / 4 % 2;
         args.bucket = count == 1 ? 1 : 8;
         args.mode = first % 3 ? EPG_MODE_LL : EPG_MODE_HT;
-        if (step(self, model, p, &args, first, count))
+        if (step(self, model, p, &args, first, count) || get_result(self, p, &b, &now))
             return 1;
-        RANK_CHECK(memcmp(b.hidden, hidden + first * bytes, count * bytes) == 0, "token %u of %u differs from its batch", first, count);
-        RANK_CHECK(memcmp(b.next_ids, next + first, count * sizeof *next) == 0, "token %u: another next id", first);
+        RANK_CHECK(memcmp(now.hidden, all.hidden + first * bytes, count * bytes) == 0, "token %u of %u differs from its batch",
+                   first, count);
+        RANK_CHECK(memcmp(now.next, all.next + first, count * sizeof *now.next) == 0, "token %u: another next id", first);
     }
-    free(hidden);
+    free(all.hidden);
+    free(now.hidden);
     epg_model_destroy(model);
     RANK_OK(epg_team_barrier(self->team));
     epg_group_destroy(group);
@@ -216,16 +260,18 @@ static int batch_body(test_rank *self)
 
 static void test_batch_invariance(void **state)
 {
-    plan p = {NULL, {0}, EPG_LAYOUT_IN_PLACE, EPG_FLOAT32, EPG_MODE_AUTO, 0};
-    epg_checkpoint *checkpoint = open_checkpoint(&p, "small", 1, EPG_TENSOR_F32);
     (void)state;
-    for (int layout = 0; layout < 3; layout++)
-        for (int type = 0; type < 2; type++) {
-            p.layout = (epg_layout)layout;
-            p.type = (epg_dtype)type;
-            assert_int_equal(run_ranks_both(2, 20000, batch_body, &p, 5), 0);
-        }
-    epg_checkpoint_close(checkpoint);
+    for (int i = 0; i < 2; i++) {
+        plan p = {NULL, {0}, EPG_LAYOUT_IN_PLACE, EPG_FLOAT32, EPG_MODE_AUTO, 0};
+        epg_checkpoint *checkpoint = open_checkpoint(&p, "small", 1, i ? EPG_TENSOR_BF16 : EPG_TENSOR_F32);
+        for (int layout = 0; layout < 3; layout++)
+            for (int type = i; type < 2; type++) {
+                p.layout = (epg_layout)layout;
+                p.type = (epg_dtype)type;
+                assert_int_equal(run_all(test_device_serial() ? 1 : 2, batch_body, &p), 0);
+            }
+        epg_checkpoint_close(checkpoint);
+    }
 }
 
 /* A captured step, replayed with other tokens and counts, against the eager one. Ids out of range count as 0. */
@@ -239,7 +285,7 @@ static int capture_body(test_rank *self)
     epg_graph graph;
     epg_exec exec;
     size_t bytes = row_bytes(p);
-    char *hidden = malloc(8 * bytes);
+    result eager = {malloc(MOST * bytes), {0}}, now = {malloc(MOST * bytes), {0}};
     RANK_OK(make_group(self, p, 1, &group));
     RANK_OK(epg_model_create(group, p->checkpoint, NULL, &model));
     RANK_OK(epg_model_get_buffers(model, &b));
@@ -250,26 +296,32 @@ static int capture_body(test_rank *self)
     RANK_OK(epg_capture_end(self->device, self->stream, &graph));
     RANK_OK(epg_graph_instantiate(self->device, graph, &exec));
     RANK_OK(epg_graph_destroy(self->device, graph));
-    for (uint32_t count = 0; hidden && count <= 8; count += 2) {
-        if (step(self, model, p, &args, count * 3, count))
+    for (uint32_t count = 0; count <= 8; count += 2) {
+        if (step(self, model, p, &args, count * 3, count) || get_result(self, p, &b, &eager))
             return 1;
-        memcpy(hidden, b.hidden, count * bytes);
-        memset(b.hidden, 0x5A, 8 * bytes);
+        RANK_OK(epg_memset(self->device, b.hidden, 0x5A, 8 * bytes));
         RANK_OK(epg_exec_launch(self->device, exec, self->stream));
         RANK_OK(epg_stream_synchronize(self->device, self->stream));
-        RANK_CHECK(memcmp(hidden, b.hidden, count * bytes) == 0, "replay with %u tokens differs", count);
-        RANK_CHECK(count == 8 || ((char *)b.hidden)[count * bytes] == 0x5A, "row %u beyond the tokens was written", count);
+        if (get_result(self, p, &b, &now))
+            return 1;
+        RANK_CHECK(memcmp(eager.hidden, now.hidden, count * bytes) == 0, "replay with %u tokens differs", count);
+        RANK_CHECK(memcmp(eager.next, now.next, count * sizeof *now.next) == 0, "replay with %u tokens: other ids", count);
+        RANK_CHECK(count == 8 || now.hidden[count * bytes] == 0x5A, "row %u beyond the tokens was written", count);
     }
-    *b.tokens = 3;
-    b.ids[0] = -1;
-    b.ids[1] = (int32_t)p->shape.vocab;
-    b.ids[2] = 0;
+    const int32_t bad_ones[3] = {-1, (int32_t)p->shape.vocab, 0};
+    uint32_t bad = 0;
+    if (put_ids(self, &b, 3, bad_ones))
+        return 1;
     RANK_OK(epg_exec_launch(self->device, exec, self->stream));
     RANK_OK(epg_stream_synchronize(self->device, self->stream));
-    RANK_CHECK(*b.bad_ids == 2, "bad_ids is %u", *b.bad_ids);
-    RANK_CHECK(memcmp(b.hidden, (char *)b.hidden + 2 * bytes, bytes) == 0, "an id out of range is not id 0");
+    RANK_OK(epg_memcpy(self->device, &bad, b.bad_ids, sizeof bad));
+    RANK_CHECK(bad == 2, "bad_ids is %u", bad);
+    if (get_result(self, p, &b, &now))
+        return 1;
+    RANK_CHECK(memcmp(now.hidden, now.hidden + 2 * bytes, bytes) == 0, "an id out of range is not id 0");
     RANK_OK(epg_exec_destroy(self->device, exec));
-    free(hidden);
+    free(eager.hidden);
+    free(now.hidden);
     epg_model_destroy(model);
     RANK_OK(epg_team_barrier(self->team));
     epg_group_destroy(group);
@@ -278,10 +330,79 @@ static int capture_body(test_rank *self)
 
 static void test_capture(void **state)
 {
-    plan p = {NULL, {0}, EPG_LAYOUT_MASKED, EPG_BFLOAT16, EPG_MODE_AUTO, 0};
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        plan p = {NULL, {0}, EPG_LAYOUT_MASKED, EPG_BFLOAT16, EPG_MODE_AUTO, 0};
+        epg_checkpoint *checkpoint = open_checkpoint(&p, "tiny", 1, i ? EPG_TENSOR_BF16 : EPG_TENSOR_F32);
+        assert_int_equal(run_all(test_device_serial() ? 1 : 2, capture_body, &p), 0);
+        epg_checkpoint_close(checkpoint);
+    }
+}
+
+/* ---- the caller's experts ---- */
+
+/* Experts that answer with the rows they are given: out = in + norm(in) * (sum of the weights, 1). */
+typedef struct echo {
+    uint32_t calls, layers;     /* bits of the layers it was called for */
+} echo;
+
+static epg_status answer(void *ctx, uint32_t layer, const epg_dispatch_view *view, epg_stream stream, const void **expert_rows)
+{
+    echo *e = ctx;
+    (void)stream;
+    e->calls++;
+    e->layers |= 1u << layer;
+    *expert_rows = view->rows; /* contiguous: position p is row p */
+    return EPG_OK;
+}
+
+static int own_experts_body(test_rank *self)
+{
+    const plan *p = self->arg;
+    epg_model_options options = EPG_MODEL_OPTIONS_INIT;
+    epg_model_step_args args = EPG_MODEL_STEP_ARGS_INIT;
+    epg_model_buffers b = EPG_MODEL_BUFFERS_INIT;
+    epg_group *group;
+    epg_model *model;
+    echo e = {0, 0};
+    const int32_t ids[2] = {5, 9};
+    float states[3 * MOST * 64];
+    options.keep_states = 1;
+    options.experts = answer;
+    options.experts_ctx = &e;
+    RANK_OK(make_group(self, p, 1, &group));
+    RANK_OK(epg_model_create(group, p->checkpoint, &options, &model));
+    RANK_OK(epg_model_get_buffers(model, &b));
+    args.stream = self->stream;
+    args.bucket = 2;
+    if (put_ids(self, &b, 2, ids))
+        return 1;
+    RANK_OK(epg_model_step(model, &args));
+    RANK_OK(epg_stream_synchronize(self->device, self->stream));
+    RANK_CHECK(e.calls == 2 && e.layers == 3, "%u calls, layers %x", e.calls, e.layers);
+    RANK_OK(epg_memcpy(self->device, states, b.states, 3 * MOST * row_bytes(p)));
+    for (uint32_t t = 0; t < 2; t++) { /* what was added has the norm's direction and size */
+        double squares = 0, added = 0;
+        for (uint32_t i = 0; i < 64; i++) {
+            double in = (double)states[t * 64 + i], d = (double)states[(MOST + t) * 64 + i] - in;
+            squares += in * in;
+            added += d * in;
+        }
+        RANK_CHECK(added > 0.5 * squares / sqrt(squares / 64), "token %u: %g added along %g", t, added, squares);
+    }
+    epg_model_destroy(model);
+    RANK_OK(epg_team_barrier(self->team));
+    epg_group_destroy(group);
+    return 0;
+}
+
+static void test_own_experts(void **state)
+{
+    plan p = {NULL, {0}, EPG_LAYOUT_CONTIGUOUS, EPG_FLOAT32, EPG_MODE_AUTO, 0};
     epg_checkpoint *checkpoint = open_checkpoint(&p, "tiny", 1, EPG_TENSOR_F32);
     (void)state;
-    assert_int_equal(run_ranks_both(2, 20000, capture_body, &p, 5), 0);
+    assert_int_equal(p.shape.hidden, 64);
+    assert_int_equal(run_ranks(test_device_serial() ? 1 : 2, 20000, own_experts_body, &p), 0);
     epg_checkpoint_close(checkpoint);
 }
 
@@ -348,6 +469,8 @@ static int memory_body(test_rank *self)
 static void test_memory(void **state)
 {
     plan p = {NULL, {0}, EPG_LAYOUT_IN_PLACE, EPG_FLOAT32, EPG_MODE_AUTO, 0};
+    if (test_device_kind() != EPG_DEVICE_HOST) /* a driver's own memory fails in its own way */
+        skip();
     epg_checkpoint *checkpoint = open_checkpoint(&p, "tiny", 1, EPG_TENSOR_F32);
     (void)state;
     assert_int_equal(run_ranks(1, 20000, memory_body, &p), 0);
@@ -379,8 +502,11 @@ int main(void)
         cmocka_unit_test(test_reference_bf16),
         cmocka_unit_test(test_batch_invariance),
         cmocka_unit_test(test_capture),
+        cmocka_unit_test(test_own_experts),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_memory),
     };
+    if (test_device_missing())
+        return 77;
     return cmocka_run_group_tests(tests, make_directory, remove_directory);
 }

@@ -30,7 +30,7 @@ static void run_gate(const float *rows, uint32_t tokens, uint32_t topk, int reno
     static float router[EXPERTS * HIDDEN];
     for (int e = 0; e < EXPERTS; e++)
         router[e * HIDDEN + e] = 1;
-    epg__host_gate args = {{{&tokens, TOKENS, HIDDEN, EPG_FLOAT32}, rows, router, EXPERTS, topk, renormalise, NULL, ids, weights},
+    epg__host_gate args = {{{&tokens, TOKENS, HIDDEN, EPG_FLOAT32}, rows, router, EXPERTS, topk, TOKENS, renormalise, NULL, ids, weights},
                            choose(HIDDEN, EXPERTS), blocks};
     epg__gate_run(&args);
 }

@@ -1,0 +1,182 @@
+/* The gate on the CUDA device: router logits, softmax and the choice of experts, in one kernel.
+ *
+ * A block takes TOKENS tokens and a part of the experts, each warp two experts: a logit is summed over the lanes' pieces
+ * of a row, each in the order of k, then over the lanes, so it depends on the token's row alone. The block that comes
+ * last for its tokens chooses their experts, a warp per token. */
+#include "device/cuda_order_int.cuh"
+#include "moe/moe_cuda_int.h"
+#include "moe/number_cuda.cuh"
+
+enum { TOKENS = 8, WARPS = 8, PAIR = 2, EXPERTS = WARPS * PAIR };
+
+typedef struct params {
+    epg__gate_args user;
+    float *logits;      /* [max tokens][experts] */
+    uint32_t *done;     /* [tiles of tokens] blocks that are through; 0 between kernels */
+} params;
+
+template <typename Row, typename Weight>
+static __device__ void add_products(const params &p, uint32_t first, uint32_t tokens, uint32_t expert, float sums[PAIR][TOKENS])
+{
+    uint32_t hidden = p.user.rows.hidden, experts = p.user.experts;
+    for (uint32_t i = threadIdx.x % 32 * 8; i < hidden; i += 32 * 8) {
+        float weights[PAIR][8], row[8];
+        for (uint32_t e = 0; e < PAIR; e++)
+            epg__load8((const Weight *)p.user.router + (size_t)(expert + e < experts ? expert + e : expert) * hidden + i, weights[e]);
+        for (uint32_t t = 0; t < TOKENS; t++) {
+            epg__load8((const Row *)p.user.in + (size_t)(first + t < tokens ? first + t : first) * hidden + i, row);
+            for (uint32_t e = 0; e < PAIR; e++)
+                for (uint32_t j = 0; j < 8; j++)
+                    sums[e][t] = fmaf(weights[e][j], row[j], sums[e][t]);
+        }
+    }
+}
+
+template <typename Row, typename Weight>
+static __device__ void find_logits(const params &p, uint32_t first, uint32_t tokens, uint32_t expert)
+{
+    float sums[PAIR][TOKENS] = {};
+    add_products<Row, Weight>(p, first, tokens, expert, sums);
+    for (uint32_t e = 0; e < PAIR; e++)
+        for (uint32_t t = 0; t < TOKENS; t++) {
+            for (uint32_t step = 16; step; step /= 2)
+                sums[e][t] += __shfl_xor_sync(0xFFFFFFFFu, sums[e][t], step);
+            if (threadIdx.x % 32 == 0 && first + t < tokens && expert + e < p.user.experts)
+                p.logits[(size_t)(first + t) * p.user.experts + expert + e] = sums[e][t];
+        }
+}
+
+static __device__ float warp_largest(float value)
+{
+    for (uint32_t step = 16; step; step /= 2)
+        value = fmaxf(value, __shfl_xor_sync(0xFFFFFFFFu, value, step));
+    return value;
+}
+
+static __device__ float warp_sum(float value)
+{
+    for (uint32_t step = 16; step; step /= 2)
+        value += __shfl_xor_sync(0xFFFFFFFFu, value, step);
+    return value;
+}
+
+/* Logits to probabilities, in place. Lane l owns the entries l, l + 32, ... throughout. */
+static __device__ void softmax(float *row, uint32_t count)
+{
+    float largest = -INFINITY, sum = 0;
+    for (uint32_t i = threadIdx.x % 32; i < count; i += 32)
+        largest = fmaxf(largest, __ldcg(row + i));
+    largest = warp_largest(largest);
+    for (uint32_t i = threadIdx.x % 32; i < count; i += 32)
+        sum += row[i] = expf(__ldcg(row + i) - largest);
+    sum = warp_sum(sum);
+    for (uint32_t i = threadIdx.x % 32; i < count; i += 32)
+        row[i] /= sum;
+}
+
+/* Every choice is a valid id, even where a probability is not a number. Chosen entries become -1. */
+static __device__ uint32_t take_largest(float *row, uint32_t count, float *value)
+{
+    uint64_t best = 0;
+    for (uint32_t i = threadIdx.x % 32; i < count; i += 32)
+        if (!(row[i] < 0)) {
+            uint64_t key = epg__best_key(row[i], i);
+            best = key > best ? key : best;
+        }
+    for (uint32_t step = 16; step; step /= 2) {
+        uint64_t other = __shfl_xor_sync(0xFFFFFFFFu, best, step);
+        best = other > best ? other : best;
+    }
+    uint32_t id = epg__best_id(best);
+    *value = row[id];
+    __syncwarp();
+    if (threadIdx.x % 32 == id % 32)
+        row[id] = -1;
+    __syncwarp();
+    return id;
+}
+
+static __device__ void choose(const params &p, uint32_t token)
+{
+    const epg__gate_args &a = p.user;
+    float *row = p.logits + (size_t)token * a.experts, sum = 0, weight = 0, mine = 0;
+    uint32_t chosen = 0;
+    softmax(row, a.experts);
+    __syncwarp();
+    for (uint32_t k = 0; k < a.topk; k++) {
+        uint32_t id = take_largest(row, a.experts, &weight);
+        sum += weight;
+        if (threadIdx.x % 32 == k) {
+            chosen = id;
+            mine = weight;
+        }
+    }
+    if (threadIdx.x % 32 < a.topk) {
+        size_t at = (size_t)token * a.topk + threadIdx.x % 32;
+        a.ids[at] = (int32_t)chosen;
+        a.weights[at] = a.renormalise ? mine / sum : mine;
+    }
+}
+
+/* True in every thread of the last of `blocks` blocks that get here, which sees what all of them stored. */
+static __device__ bool is_last(uint32_t *done, uint32_t blocks)
+{
+    __shared__ bool last;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        last = atomicAdd(done, 1) == blocks - 1;
+        if (last) {
+            *done = 0;
+            __threadfence();
+        }
+    }
+    __syncthreads();
+    return last;
+}
+
+template <typename Row, typename Weight> static __global__ void __launch_bounds__(WARPS * 32) gate(const __grid_constant__ params p)
+{
+    epg__await_earlier_kernels();
+    epg__admit_next_kernel();
+    uint32_t tokens = epg__live_rows(p.user.rows), warp = threadIdx.x / 32, expert = blockIdx.x * EXPERTS + warp * PAIR;
+    for (uint32_t tile = blockIdx.y; tile * TOKENS < tokens; tile += gridDim.y) {
+        if (expert < p.user.experts)
+            find_logits<Row, Weight>(p, tile * TOKENS, tokens, expert);
+        if (is_last(&p.done[tile], gridDim.x) && tile * TOKENS + warp < tokens)
+            choose(p, tile * TOKENS + warp);
+    }
+}
+
+static const void *const gates[2][2] = {{(const void *)gate<float, float>, (const void *)gate<float, epg__bf16>},
+                                        {(const void *)gate<epg__bf16, float>, (const void *)gate<epg__bf16, epg__bf16>}};
+static_assert(TOKENS == WARPS, "a warp chooses for each token");
+static_assert(EPG_TOPK_MAX <= 32, "a lane keeps each choice");
+
+/* `done` stands behind the logits. */
+static size_t logits_bytes(uint32_t tokens, uint32_t experts) { return ((size_t)tokens * experts * sizeof(float) + 255) / 256 * 256; }
+
+extern "C" size_t epg__gate_scratch(uint32_t max_tokens, uint32_t experts)
+{
+    return logits_bytes(max_tokens, experts) + (max_tokens + TOKENS - 1) / TOKENS * sizeof(uint32_t);
+}
+
+extern "C" epg_status epg__cuda_gate(epg_device *device, epg_stream stream, const epg__moe_shape *shape, epg_dtype weight_type,
+                                     const epg__gate_args *args)
+{
+    uint32_t tiles = (args->rows.bucket + TOKENS - 1) / TOKENS;
+    params p = {*args, (float *)args->scratch, NULL};
+    p.done = (uint32_t *)((char *)args->scratch + logits_bytes(args->max_tokens, args->experts));
+    epg__cuda_launch launch = {gates[args->rows.type][weight_type], "gate", {(args->experts + EXPERTS - 1) / EXPERTS, tiles, 1},
+                               WARPS * 32, 0, 0, shape->dependent};
+    launch.grid[1] = tiles < 65535 ? tiles : 65535;
+    return epg__cuda_launch_kernel(device, stream, &launch, &p);
+}
+
+epg_status epg__gate_prepare(epg_device *device)
+{
+    epg_status status = EPG_OK;
+    for (int i = 0; i < 4 && status == EPG_OK; i++)
+        status = epg__cuda_kernel_prepare(device, gates[i / 2][i % 2], 0);
+    return status;
+}
