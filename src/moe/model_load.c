@@ -29,11 +29,14 @@ epg_status epg__model_alloc(epg_model *model, size_t count, size_t size, void *m
     return EPG_OK;
 }
 
-/* Reading goes straight to the weights' place, or where only the device writes there through memory of the host. */
+/* Reading goes straight to the weights' place, or where only the device writes there through memory of the host. The
+ * copies have a stream of their own: on the legacy stream they would be refused while another rank's thread captures a
+ * blocking one, as the runner's probe does. */
 typedef struct loader {
     epg_model *model;
     const epg_checkpoint *checkpoint;
     void *staging;           /* NULL: the weights' place is memory of the host */
+    epg_stream stream;
 } loader;
 
 static size_t weight_bytes(const epg_model *model, epg__weight weight, epg_dtype type)
@@ -48,7 +51,8 @@ static epg_status read_to(const loader *l, epg__weight weight, uint32_t layer, u
     if (!l->staging)
         return epg__weight_read(l->checkpoint, weight, layer, expert, type, to);
     EPG_TRY(epg__weight_read(l->checkpoint, weight, layer, expert, type, l->staging));
-    return epg_memcpy(l->model->device, to, l->staging, weight_bytes(l->model, weight, type));
+    EPG_TRY(epg_memcpy_async(l->model->device, to, l->staging, weight_bytes(l->model, weight, type), l->stream));
+    return epg_stream_synchronize(l->model->device, l->stream);
 }
 
 static epg_status load(const loader *l, epg__weight weight, uint32_t layer, epg_dtype type, void *memory_out)
@@ -96,23 +100,34 @@ static epg_status load_all(const loader *l)
 
 static size_t largest_weight(const epg_model *model)
 {
-    size_t largest = 0;
+    size_t largest = weight_bytes(model, EPG__WEIGHT_LAYER_NORM, EPG_FLOAT32);
     for (int weight = EPG__WEIGHT_EMBEDDING; weight <= EPG__WEIGHT_HEAD; weight++) {
-        size_t bytes = weight_bytes(model, (epg__weight)weight, EPG_FLOAT32);
+        size_t bytes = weight_bytes(model, (epg__weight)weight, model->weight_type);
         largest = bytes > largest ? bytes : largest;
     }
     return largest;
 }
 
+static epg_status load_staged(loader *l)
+{
+    epg_device *device = l->model->device;
+    epg_status status = EPG_ERR_NO_MEMORY;
+    l->staging = epg__zalloc(1, largest_weight(l->model), "a tensor on its way");
+    if (!l->staging)
+        return status;
+    EPG_TRY_GOTO(epg_stream_create(device, EPG_STREAM_NONBLOCKING, &l->stream), release);
+    status = load_all(l);
+    epg_stream_destroy(device, l->stream);
+release:
+    free(l->staging);
+    return status;
+}
+
 epg_status epg__model_load(epg_model *model, const epg_checkpoint *checkpoint)
 {
-    loader l = {model, checkpoint, NULL};
+    loader l = {.model = model, .checkpoint = checkpoint};
     model->layers = epg__zalloc(model->shape.layers, sizeof *model->layers, "a model's layers");
     if (!model->layers)
         return EPG_ERR_NO_MEMORY;
-    if (model->device->info.kind != EPG_DEVICE_HOST && !(l.staging = epg__zalloc(1, largest_weight(model), "a tensor on its way")))
-        return EPG_ERR_NO_MEMORY;
-    epg_status status = load_all(&l);
-    free(l.staging);
-    return status;
+    return model->device->info.kind == EPG_DEVICE_HOST ? load_all(&l) : load_staged(&l);
 }
