@@ -55,7 +55,10 @@ SHARED := $(BUILD)/libepgraph.so.$(VERSION)
 CLI := $(BUILD)/epgraph
 # Comparisons with bare CUDA.
 BENCH_SUPPORT_SOURCES := $(wildcard bench/*_cuda.cu)
-BENCHES := $(if $(WITH_CUDA),$(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c)))
+BENCH_LIBRARY_SOURCES := $(if $(CUPTI_LIB_DIR),$(wildcard bench/lib*.c))
+BENCH_SOURCES := $(if $(WITH_CUDA),$(filter-out bench/lib%,$(wildcard bench/*.c)) $(BENCH_LIBRARY_SOURCES))
+BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(filter-out bench/lib%,$(BENCH_SOURCES))) \
+  $(patsubst bench/%.c,$(BUILD)/bench/%.so,$(BENCH_LIBRARY_SOURCES))
 EXAMPLES := $(patsubst examples/%.c,$(BUILD)/examples/%,$(EXAMPLE_SOURCES))
 TESTS := $(patsubst %.c,$(BUILD)/%,$(TEST_SOURCES))
 DEVICE_TESTS := $(patsubst %.c,$(BUILD)/%,$(DEVICE_TEST_SOURCES))
@@ -149,6 +152,10 @@ $(BUILD)/bench/%.o: override CUDA_CPPFLAGS += -I.
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(call objects,$(BENCH_SUPPORT_SOURCES)) $(STATIC)
 	$(QUIET)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
+# Libraries that CUDA loads into a program.
+$(BUILD)/bench/lib%.so: $(BUILD)/bench/lib%.o
+	$(QUIET)$(CC) $(LDFLAGS) -shared -o $@ $< -L$(CUPTI_LIB_DIR) -lcupti
+
 # The command's pure parts have a unit test too.
 $(BUILD)/tests/unit/test_workload: $(call objects,cli/workload.c cli/schedule.c cli/digest.c cli/options.c)
 $(BUILD)/tests/unit/test_conform_ask: $(call objects,cli/conform_ask.c cli/options.c)
@@ -174,5 +181,5 @@ clean:
 	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan
 
 ALL_SOURCES := $(LIB_SOURCES) $(CLI_SOURCES) $(EXAMPLE_SOURCES) $(SUPPORT_SOURCES) $(TEST_SOURCES) $(STANDIN_SOURCES) \
-  $(GPU_TEST_SOURCES) $(GPU_SUPPORT_SOURCES) $(wildcard bench/*.c) $(BENCH_SUPPORT_SOURCES)
+  $(GPU_TEST_SOURCES) $(GPU_SUPPORT_SOURCES) $(BENCH_SOURCES) $(BENCH_SUPPORT_SOURCES)
 -include $(patsubst %.o,%.d,$(call objects,$(ALL_SOURCES)))

@@ -7,7 +7,7 @@
 #define TRY(call) do { epg_status try_status = (call); if (try_status) return try_status; } while (0)
 
 enum { CAPTURE, INSTANTIATE, UPLOAD, UPDATE, FIRST_USE, AGAIN, SERIES };
-enum { KEPT = 8 };              /* executables kept at once, so that their memory can be told */
+enum { KEPT = 128, DROPS = 4 }; /* most executables kept at once to tell their memory, and steps of it waited for */
 enum { GRAPH_BYTES, NODES };   /* of bench_job's numbers */
 
 static const bench_column columns[] = {
@@ -95,25 +95,40 @@ static epg_status time_calls(bench_rank *rank, capture_rank *r, bench_job *job, 
     return drop(rank, r);
 }
 
-/* What KEPT executables of every rank take, read where no rank makes or frees any. */
-static epg_status measure_memory(bench_rank *rank, capture_rank *r, bench_job *job)
+/* Device memory is taken in large steps, and what earlier graphs left may be used first: executables are made until
+ * free memory has gone down a few times, and those between the first and the last step share what they took. */
+static epg_status find_memory(bench_rank *rank, capture_rank *r, double *bytes)
 {
-    uint64_t before, after, all;
-    TRY(capture(r, job->what, &r->graph));
-    TRY(epg_team_barrier(rank->team));
-    TRY(epg_memory_info(rank->device, &before, &all));
-    TRY(epg_team_barrier(rank->team));
-    for (int i = 0; i < KEPT; i++) {
+    uint64_t free_bytes, all, last = UINT64_MAX, first = 0;
+    int drops = -1, first_made = 0; /* the first look is no drop */
+    for (int i = 0; i < KEPT && drops < DROPS; i++) {
         TRY(epg_graph_instantiate(rank->device, r->graph, &r->exec[i]));
         TRY(epg_exec_upload(rank->device, r->exec[i], rank->stream));
+        TRY(epg_stream_synchronize(rank->device, rank->stream));
+        TRY(epg_memory_info(rank->device, &free_bytes, &all));
+        if (free_bytes >= last)
+            continue;
+        last = free_bytes;
+        if (++drops == 1)
+            first = free_bytes, first_made = i;
+        else if (drops > 1)
+            *bytes = (double)(first - free_bytes) / (i - first_made);
     }
-    TRY(epg_stream_synchronize(rank->device, rank->stream));
-    TRY(epg_team_barrier(rank->team));
-    TRY(epg_memory_info(rank->device, &after, &all));
+    return EPG_OK;
+}
+
+/* By one rank, while the others neither make nor free anything. On the host other programs do. */
+static epg_status measure_memory(bench_rank *rank, capture_rank *r, bench_job *job)
+{
     TRY(epg_team_barrier(rank->team));
     if (rank->rank == 0)
-        job->numbers[GRAPH_BYTES] = after <= before ? (double)(before - after) / KEPT / job->what->ranks : NAN;
-    return drop(rank, r);
+        job->numbers[GRAPH_BYTES] = NAN;
+    if (rank->rank == 0 && job->run->info.kind != EPG_DEVICE_HOST) {
+        TRY(capture(r, job->what, &r->graph));
+        TRY(find_memory(rank, r, &job->numbers[GRAPH_BYTES]));
+        TRY(drop(rank, r));
+    }
+    return epg_team_barrier(rank->team);
 }
 
 /* ---- in a runner ---- */

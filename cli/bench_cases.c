@@ -11,6 +11,8 @@ static void choose_counts(const bench_options *o, bench_case *what)
 {
     int host = o->device.kind == EPG_DEVICE_HOST, large = what->most_tokens > 256, alone = what->ranks == 1;
     uint32_t pairs = alone && !large ? 1 : host || large ? 2 : 10, replays = large || host ? 2 : alone ? 50 : 4;
+    if (o->what->switches && alone && !large && !host)
+        pairs = 10, replays = 10;
     if (o->what->has_model && !host)
         replays = 20;
     what->pairs = o->pairs ? o->pairs : pairs;

@@ -31,15 +31,15 @@ typedef struct switch_rank {
     int now;                    /* which of them is replayed */
 } switch_rank;
 
+/* As many pairs in each graph, so that a launch weighs as much in each. */
 static epg_status pairs(bench_exchange *x, int kind)
 {
     const bench_case *what = x->what;
-    for (uint32_t i = 0; i < what->pairs; i++) {
-        if (kind != LL)
-            TRY(bench_exchange_pair(x, i, EPG_MODE_HT, what->ht_tokens, NULL, x->rank->stream));
-        if (kind != HT)
-            TRY(bench_exchange_pair(x, i, EPG_MODE_LL, what->tokens, NULL, x->rank->stream));
-    }
+    for (uint32_t i = 0; i < 2 * what->pairs; i++)
+        if (kind == HT || (kind == BOTH && i % 2 == 0))
+            TRY(bench_exchange_pair(x, i / 2, EPG_MODE_HT, what->ht_tokens, NULL, x->rank->stream));
+        else
+            TRY(bench_exchange_pair(x, i / 2, EPG_MODE_LL, what->tokens, NULL, x->rank->stream));
     return EPG_OK;
 }
 
@@ -71,13 +71,15 @@ static epg_status measure(bench_rank *rank, switch_rank *r, bench_job *job)
     const bench_case *what = job->what;
     double us, parts = (double)what->replays * what->pairs;
     TRY(pairs(&r->exchange, BOTH)); /* loads the kernels */
+    TRY(epg_stream_synchronize(rank->device, rank->stream));
+    TRY(epg_team_barrier(rank->team)); /* to make a graph may wait for the device, on which no rank must wait then */
     for (int kind = 0; kind < SERIES; kind++)
         TRY(make_exec(rank, r, kind));
     for (uint32_t round = 0; round <= what->rounds; round++)
         for (r->now = 0; r->now < SERIES; r->now++) {
             TRY(bench_time(rank, replay, r, &us));
             if (round > 0)
-                job->series[r->now].us[(size_t)rank->rank * what->rounds + round - 1] = us / parts;
+                job->series[r->now].us[(size_t)rank->rank * what->rounds + round - 1] = us / parts / (r->now == BOTH ? 1 : 2);
         }
     return bench_exchange_verify(&r->exchange);
 }

@@ -1,6 +1,7 @@
 # Whether the CUDA device is built, and with what. Included by the Makefile.
 #
-# Out: WITH_CUDA (1 or empty), NVCC, NVCC_FLAGS, CUDA_CPPFLAGS, CUDA_INCLUDE, CUDA_LIBS.
+# Out: WITH_CUDA (1 or empty), NVCC, NVCC_FLAGS, CUDA_CPPFLAGS, CUDA_INCLUDE, CUDA_LIBS,
+# CUPTI_LIB_DIR (where CUPTI is, or empty).
 
 CUDA ?= auto
 CUDA_ARCH ?= 80 90 100
@@ -30,7 +31,9 @@ endif
 endif
 
 ifneq ($(WITH_CUDA),)
-CUDA_INCLUDE := -isystem $(CUDA_HOME)/include
+CUPTI_LIB_DIR := $(patsubst %/libcupti.so,%,$(firstword $(wildcard $(addsuffix /libcupti.so,\
+  $(CUDA_LIB_DIR) $(CUDA_HOME)/extras/CUPTI/lib64))))
+CUDA_INCLUDE := -isystem $(CUDA_HOME)/include -isystem $(CUDA_HOME)/extras/CUPTI/include
 CUDA_LIBS := -L$(CUDA_LIB_DIR) -lcudart_static -ldl -lrt
 # C in C++'s clothes: no exceptions, no run-time types, so that nothing of the C++ library is linked.
 CUDA_CPPFLAGS = -D_GNU_SOURCE -Iinclude -Isrc

@@ -173,6 +173,7 @@ static void test_capture(void **state)
             expect_times(row, times[k]);
         assert_true(number(row, "nodes") >= 3 * 2 && number(row, "pairs_per_graph") == 3);
         assert_true(json_is_null(json_object_get(row, "update_us"))); /* the host device cannot */
+        assert_true(json_is_null(json_object_get(row, "graph_bytes")));
     }
     json_decref(root);
 }
