@@ -79,8 +79,8 @@ static void print_settings(void)
 static void print_preset(const epg_preset *preset)
 {
     const epg_moe_shape *shape = &preset->shape;
-    printf("  %-20s %6u %6u %7u %5u %12u %8u  %s\n", preset->name, shape->layers, shape->hidden, shape->experts, shape->topk,
-           shape->intermediate, shape->vocab, preset->about);
+    printf("  %-20s %6u %6u %7u %5u %12u %8u  %s\n", preset->name, shape->layers, shape->hidden, shape->experts,
+           shape->topk, shape->intermediate, shape->vocab, preset->about);
 }
 
 /* A group carries one row type per group: float32 for the small presets of ours, bf16 for published models. */
@@ -111,8 +111,8 @@ static void print_presets(const info_options *options)
     for (size_t i = 0; i < epg_preset_count(); i++)
         if (!options->preset || options->preset == epg_preset_at(i))
             print_preset(epg_preset_at(i));
-    printf("\nMemory of the exchange, per rank, for %u ranks that send up to %u tokens. Apart from the protocol's: room for\n"
-           "every row that can come to the experts, once for their input (not in place) and once for their output\n"
+    printf("\nMemory of the exchange, per rank, for %u ranks that send up to %u tokens. Apart from the protocol's: room "
+           "for\nevery row that can come to the experts, once for their input (not in place) and once for their output\n"
            "  %-20s %12s %12s %14s  %s\n",
            options->ranks, options->tokens, "name", "symmetric", "local", "experts' rows", "rows");
     for (size_t i = 0; i < epg_preset_count(); i++)
@@ -122,8 +122,9 @@ static void print_presets(const info_options *options)
 
 int cmd_info(int argc, char **argv)
 {
-    static const struct argp argp = {table, parse, NULL, "Shows devices, settings, presets, and the memory that a group needs.",
-                                     NULL, NULL, NULL};
+    static const struct argp argp = {table, parse, NULL,
+                                     "Shows devices, settings, presets, and the memory that a group needs.", NULL, NULL,
+                                     NULL};
     info_options options = {.ranks = 8, .tokens = 256};
     argp_parse(&argp, argc, argv, 0, NULL, &options);
     int code = print_devices(argv[0]);

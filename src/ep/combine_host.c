@@ -1,8 +1,8 @@
 /* Combine on the host device.
  *
  * A partial sum adds a token's expert rows in top-k order, in float32, and is rounded to the combine type; the owner
- * adds partial sums in rank order, in float32, and rounds again. Both forms do the same additions in the same order. They
- * differ in the order in which sources are served: rank order, or the own successor first. */
+ * adds partial sums in rank order, in float32, and rounds again. Both forms do the same additions in the same order.
+ * They differ in the order in which sources are served: rank order, or the own successor first. */
 #include "core/number_int.h"
 #include "ep/lane_int.h"
 

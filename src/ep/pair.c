@@ -108,7 +108,8 @@ static epg_status check_send(const epg_group *group, const epg_dispatch_args *ar
     if (args->bucket > group->options.max_tokens)
         return epg__fail(EPG_ERR_INVALID, "bucket is %u, above max_tokens %u", args->bucket, group->options.max_tokens);
     if (args->bucket > 0 && (!args->rows || !args->topk_ids))
-        return epg__fail(EPG_ERR_INVALID, "%s is NULL with a bucket of %u", args->rows ? "topk_ids" : "rows", args->bucket);
+        return epg__fail(EPG_ERR_INVALID, "%s is NULL with a bucket of %u", args->rows ? "topk_ids" : "rows",
+                         args->bucket);
     if ((unsigned)args->mode > EPG_MODE_HT)
         return epg__fail(EPG_ERR_INVALID, "mode is %d", (int)args->mode);
     if ((unsigned)args->topk_type > EPG_INT64)

@@ -49,7 +49,10 @@ static void put(epg_dtype type, void *rows, size_t i, float value)
         ((uint16_t *)rows)[i] = epg__float_to_bf16(value);
 }
 
-static uint32_t block_rows(uint32_t row, uint32_t end) { return end - row < EPG__GEMM_ROWS ? end - row : EPG__GEMM_ROWS; }
+static uint32_t block_rows(uint32_t row, uint32_t end)
+{
+    return end - row < EPG__GEMM_ROWS ? end - row : EPG__GEMM_ROWS;
+}
 
 /* Rows beyond `count` become zeros: what stood there before may be infinite, and is slow if it is subnormal. */
 static void load_block(const epg__rows *rows, const void *in, uint32_t first, uint32_t count, float *block)

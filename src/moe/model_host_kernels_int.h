@@ -1,5 +1,5 @@
-/* The host's kernels of the MoE model. Each takes one struct of arguments, which the launch copies: what every device is
- * given, and what this one has chosen for it. */
+/* The host's kernels of the MoE model. Each takes one struct of arguments, which the launch copies: what every device
+ * is given, and what this one has chosen for it. */
 #ifndef EPG_MODEL_HOST_KERNELS_INT_H
 #define EPG_MODEL_HOST_KERNELS_INT_H
 

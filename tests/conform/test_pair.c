@@ -25,7 +25,8 @@ static uint64_t digest(const void *data, size_t bytes)
     return h;
 }
 
-static int enqueue_pair(test_rank *self, epg_group *group, const plan *p, const pair_input *in, uint32_t pair, void *expert_out)
+static int enqueue_pair(test_rank *self, epg_group *group, const plan *p, const pair_input *in, uint32_t pair,
+                        void *expert_out)
 {
     epg_dispatch_args args = EPG_DISPATCH_ARGS_INIT;
     pair_experts_args experts = {EPG_DISPATCH_VIEW_INIT, p->c, expert_out};
@@ -44,7 +45,8 @@ static int enqueue_pair(test_rank *self, epg_group *group, const plan *p, const 
     return 0;
 }
 
-static int run_graph(test_rank *self, epg_group *group, const plan *p, pair_input *in, uint32_t first, uint32_t count, void *expert_out)
+static int run_graph(test_rank *self, epg_group *group, const plan *p, pair_input *in, uint32_t first, uint32_t count,
+                     void *expert_out)
 {
     epg_graph graph;
     epg_exec exec;
@@ -108,7 +110,8 @@ static int body(test_rank *self)
         pair_input_free(&in[i]);
     }
     RANK_OK(epg_group_get_stats(group, &stats));
-    RANK_CHECK(stats.pairs == p->pairs && stats.flagged == 0 && stats.cleans == 1, "pairs %llu", (unsigned long long)stats.pairs);
+    RANK_CHECK(stats.pairs == p->pairs && stats.flagged == 0 && stats.cleans == 1, "pairs %llu",
+               (unsigned long long)stats.pairs);
     free(in);
     free(expert_out);
     epg_group_destroy(group);
@@ -120,7 +123,8 @@ static int body(test_rank *self)
 static void check(uint32_t ranks, plan p)
 {
     static const unsigned mixes[] = {0x00, 0xFF, 0x55, 0x36};
-    uint64_t *first = calloc((size_t)ranks * p.pairs, sizeof *first), *other = calloc((size_t)ranks * p.pairs, sizeof *other);
+    uint64_t *first = calloc((size_t)ranks * p.pairs, sizeof *first);
+    uint64_t *other = calloc((size_t)ranks * p.pairs, sizeof *other);
     assert_non_null(first);
     assert_non_null(other);
     for (size_t m = 0; m < sizeof mixes / sizeof *mixes; m++) {

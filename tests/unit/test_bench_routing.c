@@ -13,8 +13,8 @@ enum { MOST_EXPERTS = 64 };
 
 static bench_case a_case(uint32_t ranks, uint32_t tokens, epg_layout layout)
 {
-    return (bench_case){.ranks = ranks, .tokens = tokens, .most_tokens = tokens, .hidden = 16, .experts = MOST_EXPERTS, .topk = 8,
-                        .row_type = EPG_BFLOAT16, .layout = layout, .pairs = 1};
+    return (bench_case){.ranks = ranks, .tokens = tokens, .most_tokens = tokens, .hidden = 16, .experts = MOST_EXPERTS,
+                        .topk = 8, .row_type = EPG_BFLOAT16, .layout = layout, .pairs = 1};
 }
 
 /* Rows that each (token, rank) and each expert gets, from the ids alone. */
