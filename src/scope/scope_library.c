@@ -60,6 +60,14 @@ epg_status epg__scope_library_open(const char *pattern, void **library)
     return EPG_OK;
 }
 
+bool epg__scope_same_library(const void *one, const void *other)
+{
+    Dl_info info;
+    struct link_map *owner = NULL, *others = NULL;
+    return dladdr1(one, &info, (void **)&owner, RTLD_DL_LINKMAP) &&
+           dladdr1(other, &info, (void **)&others, RTLD_DL_LINKMAP) && owner == others;
+}
+
 void *epg__scope_symbol(void *library, const char *symbol)
 {
     Dl_info info;

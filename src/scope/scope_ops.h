@@ -8,7 +8,7 @@
 #include "core/core_int.h"
 #include "epgraph/scope.h"
 
-enum { EPG__SCOPE_SYMBOLS = 6, EPG__SCOPE_SAVED_WORDS = 4 };
+enum { EPG__SCOPE_SYMBOLS = 18, EPG__SCOPE_SAVED_WORDS = 4 };
 
 typedef struct epg__scope_ops epg__scope_ops;
 
@@ -56,5 +56,8 @@ epg_status epg__scope_library_open(const char *pattern, void **library);
 /* The address of a symbol that `library` itself defines; NULL if it does not, even where a library that it depends on
  * does: other runtimes export the same names with another ABI. */
 void *epg__scope_symbol(void *library, const char *symbol);
+
+/* Whether two addresses lie in one loaded library, or both in the program. */
+bool epg__scope_same_library(const void *one, const void *other);
 
 #endif

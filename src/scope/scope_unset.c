@@ -8,12 +8,6 @@ static epg_status no_interface(epg__scope_found *found)
                      found->name);
 }
 
-static epg_status python_only(epg__scope_found *found)
-{
-    return epg__fail(EPG_ERR_UNSUPPORTED, "loaded, and can only be set from Python; add a runtime named \"%s\"",
-                     found->name);
-}
-
 /* Never called: scope.c sets what was found to be settable, and nothing here is. */
 static epg_status set(const epg__scope_found *found, int ordinal, epg_stream stream, epg__scope_saved *saved)
 {
@@ -29,7 +23,5 @@ static epg_status restore(const epg__scope_found *found, int ordinal, const epg_
 
 const epg__scope_ops epg__scope_paddle = {
     .name = "Paddle", .file = "libphi_core.so", .find = no_interface, .set = set, .restore = restore};
-const epg__scope_ops epg__scope_cupy = {
-    .name = "CuPy", .file = "cupy_backends/cuda/stream.", .find = python_only, .set = set, .restore = restore};
 const epg__scope_ops epg__scope_warp = {
     .name = "Warp", .file = "warp/bin/warp.so", .find = no_interface, .set = set, .restore = restore};
