@@ -46,7 +46,7 @@ GPU_SUPPORT_SOURCES := $(wildcard tests/gpu/*_cuda.cu)
 TEST_SOURCES := $(wildcard tests/unit/test_*.c tests/conform/test_*.c tests/multi/test_*.c tests/cli/test_*.c)
 
 # Libraries that stand in for other runtimes: FOLDER/libNAME.c becomes FOLDER/libNAME.so.
-STANDIN_SOURCES := $(wildcard tests/standins/*/lib*.c)
+STANDIN_SOURCES := $(wildcard tests/standins/*/lib*.c) tests/standins/bare/cupy_backends/cuda/stream.c
 STANDINS := $(patsubst %.c,$(BUILD)/%.so,$(STANDIN_SOURCES))
 
 objects = $(patsubst %,$(BUILD)/%.o,$(basename $(1)))
@@ -59,6 +59,8 @@ BENCH_LIBRARY_SOURCES := $(if $(CUPTI_LIB_DIR),$(wildcard bench/lib*.c))
 BENCH_SOURCES := $(if $(WITH_CUDA),$(filter-out bench/lib%,$(wildcard bench/*.c)) $(BENCH_LIBRARY_SOURCES))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(filter-out bench/lib%,$(BENCH_SOURCES))) \
   $(patsubst bench/%.c,$(BUILD)/bench/%.so,$(BENCH_LIBRARY_SOURCES))
+# Loops in C of comparisons in Python.
+BENCH_LOOPS := $(patsubst %.c,$(BUILD)/%.so,$(wildcard bench/loops/*.c))
 EXAMPLES := $(patsubst examples/%.c,$(BUILD)/examples/%,$(EXAMPLE_SOURCES))
 TESTS := $(patsubst %.c,$(BUILD)/%,$(TEST_SOURCES))
 DEVICE_TESTS := $(patsubst %.c,$(BUILD)/%,$(DEVICE_TEST_SOURCES))
@@ -69,7 +71,7 @@ WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign,--w
 .PHONY: all run test tests models gpu-test gpu-sanitize test-asan test-tsan install clean setup setup-tests check-setup
 .SECONDARY:
 
-all: check-setup $(STATIC) $(SHARED) $(if $(CLI_SOURCES),$(CLI)) $(EXAMPLES) $(BENCHES)
+all: check-setup $(STATIC) $(SHARED) $(if $(CLI_SOURCES),$(CLI)) $(EXAMPLES) $(BENCHES) $(BENCH_LOOPS)
 
 check-setup:
 	@CC="$(CC)" tools/setup.sh --check
@@ -93,7 +95,7 @@ models: setup-tests
 
 gpu-test: setup-tests
 	@$(MAKE) --no-print-directory all tests
-	@EPGRAPH_TEST_DEVICE=cuda EPGRAPH_TEST_ALL_MAY_SKIP=1 tests/run.sh $(BUILD) $(DEVICE_TESTS) $(GPU_TESTS)
+	@EPGRAPH_TEST_DEVICE=cuda EPGRAPH_TEST_ALL_MAY_SKIP=1 tests/run.sh $(BUILD) $(DEVICE_TESTS) $(GPU_TESTS) tests/python/run.sh
 
 # Errors of the API are what many tests provoke, so they are not reported. Kernels run one at a time there.
 SANITIZER ?= $(CUDA_HOME)/bin/compute-sanitizer
@@ -155,6 +157,9 @@ $(BUILD)/bench/%: $(BUILD)/bench/%.o $(call objects,$(BENCH_SUPPORT_SOURCES)) $(
 # Libraries that CUDA loads into a program.
 $(BUILD)/bench/lib%.so: $(BUILD)/bench/lib%.o
 	$(QUIET)$(CC) $(LDFLAGS) -shared -o $@ $< -L$(CUPTI_LIB_DIR) -lcupti
+
+$(BUILD)/bench/loops/%.so: $(BUILD)/bench/loops/%.o
+	$(QUIET)$(CC) $(LDFLAGS) -shared -o $@ $<
 
 # The command's pure parts have a unit test too.
 $(BUILD)/tests/unit/test_workload: $(call objects,cli/workload.c cli/schedule.c cli/digest.c cli/options.c)

@@ -4,10 +4,10 @@
  * of the stream in use; under capture its work then fails or is silently not captured. A scope tells all of them, reads
  * each one back, and leaving it puts back exactly what each had.
  *
- * Known runtimes: PyTorch (libc10_cuda.so, on x86-64; a stream of its pool stays one) and TVM-FFI (libtvm_ffi.so) are
- * set. Paddle, CuPy and Warp are found and reported as not supported; they, and any other, can be set by callbacks.
- * Libraries are looked for among those that the process has loaded, at each enter if any was loaded since the last;
- * none is ever loaded.
+ * Known runtimes: PyTorch (libc10_cuda.so, on x86-64; a stream of its pool stays one), TVM-FFI (libtvm_ffi.so) and CuPy
+ * (through the Python interpreter that has imported it) are set. Paddle and Warp are found and reported as not supported;
+ * they, and any other, can be set by callbacks. Libraries are looked for among those that the process has loaded, at
+ * each enter if any was loaded since the last; none is ever loaded, and no interpreter started.
  *
  * What this cannot do: move streams that a library has cached, or that are passed to it as an argument. */
 #ifndef EPGRAPH_SCOPE_H
@@ -90,7 +90,9 @@ EPG_API void epg_scope_table_destroy(epg_scope_table *table);
  *
  * Scopes nest, in one thread in the order of a stack, and several threads may each have their own. A runtime that keeps
  * one current stream for all threads cannot serve two threads' scopes at a time: see to it that they exclude one
- * another. May run during capture: it allocates host memory and makes no CUDA call of its own. */
+ * another. May run during capture: it allocates host memory and makes no CUDA call of its own; CuPy asks which GPU is
+ * the thread's, and where it is another, that is changed and put back. With CuPy loaded it takes Python's global lock for
+ * a moment, whether or not the thread has it: nobody may keep that lock and wait for this thread. */
 EPG_API epg_status epg_scope_enter(epg_scope_table *table, int ordinal, epg_stream stream, epg_scope_report *report,
                                    epg_scope **scope);
 

@@ -75,6 +75,18 @@ static void a_library_that_is_loaded_twice_is_unsupported(void **state)
     dlclose(other.handle);
 }
 
+static void cupy_without_an_interpreter_is_unsupported(void **state)
+{
+    (void)state;
+    epg_scope *scope = NULL;
+    void *library = standin_load("bare/cupy_backends/cuda/stream.so");
+    epg_scope_table *table = table_of(0, NULL, 0);
+    assert_int_equal(epg_scope_enter(table, DEVICE, STREAM(1), NULL, &scope), EPG_ERR_UNSUPPORTED);
+    assert_string_equal(epg_message(), "CuPy: loaded, and there is no Python interpreter in the process");
+    epg_scope_table_destroy(table);
+    dlclose(library);
+}
+
 /* ---- TVM-FFI ---- */
 
 static void check_tvm(const char *generation, const char *getter)
@@ -339,6 +351,7 @@ int main(void)
         cmocka_unit_test(a_library_loaded_later_is_found),
         cmocka_unit_test(a_symbol_comes_from_the_library_that_owns_it),
         cmocka_unit_test(a_library_that_is_loaded_twice_is_unsupported),
+        cmocka_unit_test(cupy_without_an_interpreter_is_unsupported),
         cmocka_unit_test(tvm_ffi_is_set_and_put_back),
         cmocka_unit_test(tvm_ffi_with_its_former_names_too),
         cmocka_unit_test(tvm_ffi_without_its_interface_is_unsupported),
