@@ -45,8 +45,8 @@ GPU_TEST_SOURCES := $(wildcard tests/gpu/test_*.c)
 GPU_SUPPORT_SOURCES := $(wildcard tests/gpu/*_cuda.cu)
 TEST_SOURCES := $(wildcard tests/unit/test_*.c tests/conform/test_*.c tests/multi/test_*.c tests/cli/test_*.c)
 
-# Libraries that stand in for other runtimes: FOLDER/libNAME.c becomes FOLDER/libNAME.so.
-STANDIN_SOURCES := $(wildcard tests/standins/*/lib*.c) tests/standins/bare/cupy_backends/cuda/stream.c
+# Libraries that stand in for other runtimes: each .c becomes a .so.
+STANDIN_SOURCES := $(wildcard tests/standins/*/lib*.c tests/standins/bare/*/*/*.c)
 STANDINS := $(patsubst %.c,$(BUILD)/%.so,$(STANDIN_SOURCES))
 
 objects = $(patsubst %,$(BUILD)/%.o,$(basename $(1)))

@@ -134,16 +134,31 @@ void epg_scope_table_destroy(epg_scope_table *table)
 
 /* ---- which runtimes are there ---- */
 
-static void look_for(epg__scope_found *found)
+static epg_status open_library(epg__scope_found *found)
 {
-    epg_status status = epg__scope_library_open(found->ops->file, &found->handle);
+    EPG_TRY(epg__scope_library_open(found->ops->file, &found->handle));
+    if (!found->handle && found->ops->former_file)
+        return epg__scope_library_open(found->ops->former_file, &found->handle);
+    return EPG_OK;
+}
+
+/* False if it is to be looked for again, though no library was loaded in between. */
+static bool look_for(epg__scope_found *found)
+{
+    epg_status status = open_library(found);
     if (status == EPG_OK && !found->handle)
-        return;
+        return true;
     if (status == EPG_OK)
         status = found->ops->find(found);
+    if (status == EPG_ERR_NOT_FOUND || status == EPG_ERR_NOT_READY) {
+        dlclose(found->handle);
+        found->handle = NULL;
+        return status == EPG_ERR_NOT_FOUND;
+    }
     found->state = status == EPG_OK ? EPG_SCOPE_SET : EPG_SCOPE_UNSUPPORTED;
     if (status != EPG_OK)
         snprintf(found->reason, sizeof found->reason, "%s", epg_message());
+    return true;
 }
 
 static void search_locked(epg_scope_table *table)
@@ -151,10 +166,10 @@ static void search_locked(epg_scope_table *table)
     uint64_t generation = epg__scope_libraries_generation();
     if (table->searched && generation == table->generation)
         return;
-    for (uint32_t i = 0; i < table->count; i++)
-        if (table->found[i].state == EPG_SCOPE_ABSENT)
-            look_for(&table->found[i]);
     table->searched = true;
+    for (uint32_t i = 0; i < table->count; i++)
+        if (table->found[i].state == EPG_SCOPE_ABSENT && !look_for(&table->found[i]))
+            table->searched = false;
     table->generation = generation;
 }
 

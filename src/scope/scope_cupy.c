@@ -3,7 +3,7 @@
  *
  * A stream is entered as a `with` statement enters it, and not by use(): what the code inside enters and exits then
  * falls back to this one. Leaving exits it; a stream that had been made current by use(), of which the stack knows
- * nothing, is made so again. CuPy takes a stream of the thread's current GPU alone, so that is changed where it must. */
+ * nothing, is made so again. CuPy takes a stream of the current GPU alone, so that is changed where need be. */
 #include "scope/scope_ops.h"
 #include "scope/scope_python_int.h"
 

@@ -8,7 +8,7 @@
 #include "core/core_int.h"
 #include "epgraph/scope.h"
 
-enum { EPG__SCOPE_SYMBOLS = 18, EPG__SCOPE_SAVED_WORDS = 4 };
+enum { EPG__SCOPE_SYMBOLS = 18, EPG__SCOPE_SAVED_WORDS = 11 };
 
 typedef struct epg__scope_ops epg__scope_ops;
 
@@ -19,20 +19,23 @@ typedef struct epg__scope_found {
     char reason[EPG_SCOPE_REASON_BYTES]; /* why not; "" otherwise */
     void *handle;                        /* a reference that keeps it loaded; NULL: none */
     void *symbols[EPG__SCOPE_SYMBOLS];
+    int variant;                         /* of those that the runtime's file knows, as found */
     epg_scope_runtime user;              /* the caller's own runtime alone */
 } epg__scope_found;
 
-/* What one scope keeps of one runtime: exactly what restore needs. */
+/* What one scope keeps of one runtime: exactly what restore needs, at one address until then. */
 typedef struct epg__scope_saved {
     uint64_t words[EPG__SCOPE_SAVED_WORDS];
 } epg__scope_saved;
 
 struct epg__scope_ops {
     const char *name;
-    const char *file; /* as epg__scope_library_open takes it */
+    const char *file;        /* as epg__scope_library_open takes it */
+    const char *former_file; /* the same in earlier generations, looked for where there is no `file`; NULL: none */
 
     /* The library is there: resolves what is needed, and probes it. A failure's message says why the runtime is
-     * unsupported. */
+     * unsupported. Two are none, for it is as good as absent: EPG_ERR_NOT_FOUND, it is built without GPUs, and
+     * EPG_ERR_NOT_READY, it has no stream yet. */
     epg_status (*find)(epg__scope_found *found);
 
     /* Saves what is current, makes `stream` current and reads it back. A failure leaves the runtime as it was. */
@@ -59,5 +62,16 @@ void *epg__scope_symbol(void *library, const char *symbol);
 
 /* Whether two addresses lie in one loaded library, or both in the program. */
 bool epg__scope_same_library(const void *one, const void *other);
+
+/* What c10::cuda::getCurrentCUDAStream of `getter`'s library returned for GPU 0. */
+typedef struct epg__scope_probe {
+    bool through_memory;
+    void *place;                /* where that memory was */
+    uint64_t registers[2];      /* where it was not */
+    unsigned char memory[64];   /* a copy of it, otherwise */
+} epg__scope_probe;
+
+/* EPG_ERR_UNSUPPORTED on a machine whose conventions are not known. */
+epg_status epg__scope_probe_stream(void *getter, epg__scope_probe *probe);
 
 #endif

@@ -7,17 +7,10 @@
  *
  * These functions throw where an argument is out of range, or there is no GPU, and the setter checks nothing: so all is
  * checked before a call. Under these names a library may also return through memory (Paddle's do): a probe tells. */
-#include <sys/mman.h>
 #include "scope/scope_ops.h"
 
-#if defined(__x86_64__)
-enum { CONVENTION_IS_KNOWN = 1 };
-#else
-enum { CONVENTION_IS_KNOWN = 0 };
-#endif
-
 enum { GET, SET, EXTERNAL, COUNT, SYMBOLS };
-enum { KIND_CUDA = 1, DEVICE_BITS = 0xFFFF, PROBE_BYTES = 4096 };
+enum { KIND_CUDA = 1, DEVICE_BITS = 0xFFFF };
 
 typedef struct stream16 {
     uint64_t device; /* only its low 16 bits have a meaning */
@@ -27,7 +20,6 @@ _Static_assert(sizeof(stream16) == 16, "what two registers hold");
 _Static_assert((int)SYMBOLS <= (int)EPG__SCOPE_SYMBOLS, "found->symbols holds them");
 
 typedef stream16 (*get_fn)(int8_t device);
-typedef stream16 (*probe_fn)(void *place, int64_t zero);
 typedef void (*set_fn)(stream16 stream);
 typedef stream16 (*external_fn)(void *handle, int8_t device);
 typedef int8_t (*count_fn)(void);
@@ -49,34 +41,13 @@ static stream16 current(const epg__scope_found *found, int ordinal)
     return ((get_fn)found->symbols[GET])((int8_t)ordinal);
 }
 
-/* Memory at a multiple of 4 GiB, so that its address is 0 to whoever reads 32 bits of it or fewer; NULL if there is no
- * place. Looked for below PyTorch's own library: a program that is not relocated has nothing below it. */
-static void *place_for_probe(const void *library)
-{
-    uintptr_t step = (uintptr_t)1 << 32, address = (uintptr_t)library & ~(step - 1);
-    for (int i = 0; i < 64 && address > step; i++, address -= step) {
-        void *place = mmap((void *)address, PROBE_BYTES, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-        if (place == (void *)address)
-            return place;
-        if (place != MAP_FAILED)
-            munmap(place, PROBE_BYTES);
-    }
-    return NULL;
-}
-
-/* Asks for device 0's stream so that either convention is served. Where it comes back in registers, the first argument
- * is the device, of which a callee may read 8 bits or 32: the place's address is 0 in both. Where it comes back through
- * memory, the place is that memory, its address comes back, and the device is the second argument. */
 static epg_status probe(const epg__scope_found *found)
 {
-    void *place = place_for_probe(found->symbols[GET]);
-    if (!place)
-        return epg__fail(EPG_ERR_UNSUPPORTED, "no address was free to probe how it passes a stream");
-    stream16 got = ((probe_fn)found->symbols[GET])(place, 0);
-    munmap(place, PROBE_BYTES);
-    if (got.device == (uint64_t)(uintptr_t)place)
+    epg__scope_probe probe;
+    EPG_TRY(epg__scope_probe_stream(found->symbols[GET], &probe));
+    if (probe.through_memory)
         return epg__fail(EPG_ERR_UNSUPPORTED, "returns a stream through memory, not in registers as c10 does");
+    stream16 got = {probe.registers[0], probe.registers[1]};
     if (!is_of(got, 0))
         return epg__fail(EPG_ERR_UNSUPPORTED, "its stream of GPU 0 begins with 0x%04x, not 0x%04x",
                          (unsigned)(got.device & DEVICE_BITS), (unsigned)KIND_CUDA);
@@ -85,8 +56,6 @@ static epg_status probe(const epg__scope_found *found)
 
 static epg_status find(epg__scope_found *found)
 {
-    if (!CONVENTION_IS_KNOWN)
-        return epg__fail(EPG_ERR_UNSUPPORTED, "how it passes a stream is known for x86-64 alone");
     for (int i = 0; i < SYMBOLS; i++) {
         found->symbols[i] = epg__scope_symbol(found->handle, names[i]);
         if (!found->symbols[i])

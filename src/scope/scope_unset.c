@@ -21,7 +21,5 @@ static epg_status restore(const epg__scope_found *found, int ordinal, const epg_
     return epg__fail(EPG_ERR_UNSUPPORTED, "%s cannot be set", found->name);
 }
 
-const epg__scope_ops epg__scope_paddle = {
-    .name = "Paddle", .file = "libphi_core.so", .find = no_interface, .set = set, .restore = restore};
 const epg__scope_ops epg__scope_warp = {
     .name = "Warp", .file = "warp/bin/warp.so", .find = no_interface, .set = set, .restore = restore};

@@ -221,14 +221,14 @@ static void best_effort_sets_what_can_be_set(void **state)
     fake a = {.now = STREAM(5)}, b = {.ignores = 1, .now = STREAM(6)}, c = {.get_gives = EPG_ERR_IO};
     epg_scope_runtime runtimes[] = {runtime_of("first", &a), runtime_of("second", &b), runtime_of("third", &c)};
     epg_scope_report report = EPG_SCOPE_REPORT_INIT;
-    void *library = standin_load("bare/libtvm_ffi.so"), *phi = standin_load("bare/libphi_core.so");
+    void *library = standin_load("bare/libtvm_ffi.so"), *warp = standin_load("bare/warp/bin/warp.so");
     epg_scope_table *table = table_of(1, runtimes, 3);
     epg_scope *scope = NULL;
     assert_int_equal(epg_scope_enter(table, DEVICE, STREAM(1), &report, &scope), EPG_OK);
     assert_int_equal(entry_of(&report, "TVM-FFI")->state, EPG_SCOPE_UNSUPPORTED);
-    assert_int_equal(entry_of(&report, "Paddle")->state, EPG_SCOPE_UNSUPPORTED);
+    assert_int_equal(entry_of(&report, "Warp")->state, EPG_SCOPE_UNSUPPORTED);
     assert_int_equal(entry_of(&report, "CuPy")->state, EPG_SCOPE_ABSENT);
-    assert_non_null(strstr(entry_of(&report, "Paddle")->reason, "cannot set it"));
+    assert_non_null(strstr(entry_of(&report, "Warp")->reason, "cannot set it"));
     assert_string_equal(entry_of(&report, "second")->reason, "reads back 0x6000 after set, which should be 0x1000");
     assert_string_equal(entry_of(&report, "third")->reason, "get gave EPG_ERR_IO");
     assert_ptr_equal(a.now, STREAM(1));
@@ -236,7 +236,7 @@ static void best_effort_sets_what_can_be_set(void **state)
     assert_ptr_equal(a.now, STREAM(5));
     assert_ptr_equal(b.now, STREAM(6));
     epg_scope_table_destroy(table);
-    dlclose(phi);
+    dlclose(warp);
     dlclose(library);
 }
 
@@ -244,18 +244,18 @@ static void a_runtime_of_the_same_name_replaces_a_built_in_one(void **state)
 {
     (void)state;
     fake a = {.now = STREAM(5)};
-    epg_scope_runtime runtime = runtime_of("Paddle", &a);
+    epg_scope_runtime runtime = runtime_of("Warp", &a);
     epg_scope_report report = EPG_SCOPE_REPORT_INIT;
-    void *phi = standin_load("bare/libphi_core.so");
+    void *warp = standin_load("bare/warp/bin/warp.so");
     epg_scope_table *table = table_of(0, &runtime, 1);
     epg_scope *scope = NULL;
     assert_int_equal(epg_scope_enter(table, DEVICE, STREAM(1), &report, &scope), EPG_OK);
     assert_int_equal(report.count, 5);
-    assert_int_equal(entry_of(&report, "Paddle")->state, EPG_SCOPE_SET);
+    assert_int_equal(entry_of(&report, "Warp")->state, EPG_SCOPE_SET);
     assert_ptr_equal(a.now, STREAM(1));
     assert_int_equal(epg_scope_leave(scope), EPG_OK);
     epg_scope_table_destroy(table);
-    dlclose(phi);
+    dlclose(warp);
 }
 
 static void a_leave_that_fails_puts_the_others_back(void **state)

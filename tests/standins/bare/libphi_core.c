@@ -1,4 +1,4 @@
-/* Stands in for Paddle's libphi_core.so, as something that is loaded and cannot be set. */
+/* Stands in for Paddle's libphi_core.so, built without GPUs. */
 #include "standins/standins.h"
 
 STANDIN_API int standin_version(void) { return 1; }
