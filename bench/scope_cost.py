@@ -3,8 +3,8 @@
 
     EPGRAPH_LIBRARY=build/libepgraph.so.0.1.0 PYTHONPATH=python bench/scope_cost.py [torch] [cupy]
 
-Each case is a process of its own, since what is loaded stays. The loop is in C (bench/loops/scope_cost.so, found beside
-the library, or in the folder that EPGRAPH_BENCH names): medians over rounds of scopes, with the 10th and 90th percentile.
+Each case is a process of its own, since what is loaded stays. The loop is in C (bench/loops/scope_cost.so beside the
+library, or in the folder that EPGRAPH_BENCH names): medians over rounds of scopes, with the 10th and 90th percentile.
 From Python it is the `with` statement."""
 import ctypes as c
 import importlib

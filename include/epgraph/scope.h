@@ -4,15 +4,15 @@
  * of the stream in use; under capture its work then fails or is silently not captured. A scope tells all of them, reads
  * each one back, and leaving it puts back exactly what each had.
  *
- * Known runtimes: PyTorch (libc10_cuda.so; a stream of its pool stays one), Paddle (libphi_core.so, libphi.so before; its
- * device context and its c10 names), both on x86-64; TVM-FFI (libtvm_ffi.so); and CuPy (through the Python interpreter
- * that has imported it). Warp is found and reported as not supported; it, and any other, can be set by callbacks.
- * Libraries are looked for among those that the process has loaded, at each enter if any was loaded since the last; none
- * is ever loaded, and no interpreter started. A PyTorch or Paddle that is built without GPUs is absent.
+ * Known runtimes: PyTorch (libc10_cuda.so; a stream of its pool stays one), Paddle (libphi_core.so, libphi.so before;
+ * its device context and its c10 names), both on x86-64; TVM-FFI (libtvm_ffi.so); and CuPy (through the Python
+ * interpreter that has imported it). Warp is found and reported as not supported; it, and any other, can be set by
+ * callbacks. Libraries are looked for among those that the process has loaded, at each enter if any was loaded since
+ * the last; none is ever loaded, and no interpreter started. A PyTorch or Paddle that is built without GPUs is absent.
  *
- * Paddle keeps one stream per GPU for all threads. While a scope of one thread is open there, another thread's is refused
- * by name; and threads that enter no scope launch on the scope's stream too. Where its c10 keeps a stream per thread that
- * was never set, leaving sets it to what it read as: it cannot be unset.
+ * Paddle keeps one stream per GPU for all threads. While a scope of one thread is open there, another thread's is
+ * refused by name; and threads that enter no scope launch on the scope's stream too. Where its c10 keeps a stream per
+ * thread that was never set, leaving sets it to what it read as: it cannot be unset.
  *
  * What this cannot do: move streams that a library has cached, or that are passed to it as an argument. */
 #ifndef EPGRAPH_SCOPE_H
@@ -96,8 +96,8 @@ EPG_API void epg_scope_table_destroy(epg_scope_table *table);
  * Scopes nest, in one thread in the order of a stack, and several threads may each have their own. A runtime that keeps
  * one current stream for all threads, Paddle, serves one thread's scopes at a time: see to it that they exclude one
  * another. May run during capture: it allocates host memory and makes no CUDA call of its own; CuPy asks which GPU is
- * the thread's, and where it is another, that is changed and put back. With CuPy loaded it takes Python's global lock for
- * a moment, whether or not the thread has it: nobody may keep that lock and wait for this thread. */
+ * the thread's, and where it is another, that is changed and put back. With CuPy loaded it takes Python's global lock
+ * for a moment, whether or not the thread has it: nobody may keep that lock and wait for this thread. */
 EPG_API epg_status epg_scope_enter(epg_scope_table *table, int ordinal, epg_stream stream, epg_scope_report *report,
                                    epg_scope **scope);
 
