@@ -82,8 +82,6 @@ const char *bench_mode_name(epg_mode mode);
 
 typedef struct bench_routing {
     int32_t *ids;               /* [ranks][most_tokens][topk], distinct for each token */
-    uint64_t copies;            /* (token, destination rank) pairs over all ranks: rows that travel */
-    uint64_t routes;            /* (token, expert) pairs over all ranks */
     uint32_t rank_rows;         /* most rows that the experts of one rank get */
     uint32_t expert_rows;       /* most rows that one expert gets */
 } bench_routing;
@@ -94,11 +92,19 @@ void bench_routing_free(bench_routing *routing);
 
 uint64_t bench_random(uint64_t *state);
 
+/* Of the first tokens of every rank. */
+typedef struct bench_counts {
+    uint64_t tokens;
+    uint64_t copies;            /* (token, destination rank) pairs: rows that travel */
+    uint64_t routes;            /* (token, expert) pairs */
+} bench_counts;
+bench_counts bench_count(const bench_case *what, const bench_routing *routing, uint32_t tokens);
+
 /* Bytes of rows that dispatch and combine of all ranks must read and write (docs/benchmarks.md). */
 typedef struct bench_bytes {
     uint64_t dispatch, combine;
 } bench_bytes;
-bench_bytes bench_bytes_of(const bench_case *what, const bench_routing *routing);
+bench_bytes bench_bytes_of(const bench_case *what, const bench_counts *counts);
 
 /* Bytes of one row: as the caller has it, with its scales; as it travels and is copied for experts, with its scales; as
  * experts return it and combine carries it. */

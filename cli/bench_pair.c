@@ -110,7 +110,8 @@ static epg_status run_rank(void *ctx, bench_rank *rank)
 static epg_status report(const bench_job *job, bench_value *row)
 {
     const bench_case *what = job->what;
-    bench_bytes bytes = bench_bytes_of(what, &job->routing);
+    bench_counts counts = bench_count(what, &job->routing, what->tokens);
+    bench_bytes bytes = bench_bytes_of(what, &counts);
     bench_memory memory;
     TRY(bench_memory_of(what, &job->routing, &memory));
     bench_times replayed = bench_series_times(&job->series[REPLAY]);

@@ -24,17 +24,25 @@ static int32_t draw(const int32_t *before, uint32_t count, uint32_t experts, uin
     }
 }
 
-static void count_token(const bench_case *what, const int32_t *ids, uint32_t *per_expert, bench_routing *routing)
+static uint32_t destinations(const bench_case *what, const int32_t *ids)
 {
-    uint32_t local = what->experts / what->ranks;
+    uint32_t local = what->experts / what->ranks, count = 0;
     for (uint32_t k = 0; k < what->topk; k++) {
-        uint32_t known = 0, owner = (uint32_t)ids[k] / local;
+        int known = 0;
         for (uint32_t before = 0; before < k; before++)
-            known |= (uint32_t)ids[before] / local == owner;
-        routing->copies += !known;
-        per_expert[ids[k]]++;
+            known |= (uint32_t)ids[before] / local == (uint32_t)ids[k] / local;
+        count += !known;
     }
-    routing->routes += what->topk;
+    return count;
+}
+
+bench_counts bench_count(const bench_case *what, const bench_routing *routing, uint32_t tokens)
+{
+    bench_counts counts = {(uint64_t)what->ranks * tokens, 0, (uint64_t)what->ranks * tokens * what->topk};
+    for (uint32_t rank = 0; rank < what->ranks; rank++)
+        for (uint32_t t = 0; t < tokens; t++)
+            counts.copies += destinations(what, routing->ids + ((size_t)rank * what->most_tokens + t) * what->topk);
+    return counts;
 }
 
 static void find_most(const bench_case *what, const uint32_t *per_expert, bench_routing *routing)
@@ -64,9 +72,10 @@ int bench_routing_make(const bench_case *what, uint64_t seed, bench_routing *rou
     }
     for (uint64_t t = 0; t < tokens; t++) {
         int32_t *ids = routing->ids + t * what->topk;
-        for (uint32_t k = 0; k < what->topk; k++)
+        for (uint32_t k = 0; k < what->topk; k++) {
             ids[k] = draw(ids, k, what->experts, &state);
-        count_token(what, ids, per_expert, routing);
+            per_expert[ids[k]]++;
+        }
     }
     find_most(what, per_expert, routing);
     free(per_expert);
@@ -100,10 +109,10 @@ bench_row_sizes bench_sizes_of(const bench_case *what)
 /* Between ranks a row is written once for each destination, there copied for each expert (but in place), and the
  * partial sums take the same way back. On one rank nothing travels: rows go straight to their experts, and in place
  * into the slots. */
-bench_bytes bench_bytes_of(const bench_case *what, const bench_routing *routing)
+bench_bytes bench_bytes_of(const bench_case *what, const bench_counts *counts)
 {
     bench_row_sizes size = bench_sizes_of(what);
-    uint64_t tokens = (uint64_t)what->ranks * what->most_tokens, copies = routing->copies, routes = routing->routes;
+    uint64_t tokens = counts->tokens, copies = counts->copies, routes = counts->routes;
     int in_place = what->layout == EPG_LAYOUT_IN_PLACE;
     uint64_t written = copies + (in_place ? 0 : copies + routes), back = routes + 2 * copies + tokens;
     if (what->ranks == 1) {

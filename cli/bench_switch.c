@@ -16,6 +16,8 @@ static const bench_column columns[] = {
     {"ll_us", "LL pair", BENCH_TIMES, BENCH_MAIN},
     {"ht_us", "HT pair", BENCH_TIMES, BENCH_MAIN},
     {"both_us", "HT and LL in turn", BENCH_TIMES, BENCH_MAIN},
+    {"floor_us", "floor", BENCH_REAL, BENCH_MAIN},
+    {"ratio", "ratio", BENCH_REAL, BENCH_MAIN},
     {"switch_us", "a switch adds", BENCH_TIMES, BENCH_MAIN},
     {"pairs_per_graph", NULL, BENCH_COUNT, 0},
     {"rounds", NULL, BENCH_COUNT, 0},
@@ -77,9 +79,10 @@ static epg_status measure(bench_rank *rank, switch_rank *r, bench_job *job)
         TRY(make_exec(rank, r, kind));
     for (uint32_t round = 0; round <= what->rounds; round++)
         for (r->now = 0; r->now < SERIES; r->now++) {
+            double *mine = job->series[r->now].us + (size_t)rank->rank * what->rounds;
             TRY(bench_time(rank, replay, r, &us));
             if (round > 0)
-                job->series[r->now].us[(size_t)rank->rank * what->rounds + round - 1] = us / parts / (r->now == BOTH ? 1 : 2);
+                mine[round - 1] = us / parts / (r->now == BOTH ? 1 : 2);
         }
     return bench_exchange_verify(&r->exchange);
 }
@@ -110,15 +113,31 @@ static bench_times switch_times(const bench_job *job)
     return bench_times_of(added, job->what->rounds);
 }
 
+/* The least time of one pair of each mode. */
+static double floor_us(const bench_job *job)
+{
+    const uint32_t tokens[] = {job->what->tokens, job->what->ht_tokens};
+    double bytes = 0;
+    for (int i = 0; i < 2; i++) {
+        bench_counts counts = bench_count(job->what, &job->routing, tokens[i]);
+        bench_bytes moved = bench_bytes_of(job->what, &counts);
+        bytes += (double)(moved.dispatch + moved.combine);
+    }
+    return bytes / job->run->copy_rate * 1e6;
+}
+
 static epg_status report(const bench_job *job, bench_value *row)
 {
     const bench_case *what = job->what;
+    bench_times both = bench_series_times(&job->series[BOTH]);
+    double least = floor_us(job);
     const bench_value values[COLUMNS] = {
         {.number = what->ranks}, {.number = what->hidden}, {.text = bench_row_type_name(what->row_type)},
         {.text = bench_layout_name(what->layout)}, {.number = what->tokens}, {.number = what->ht_tokens},
         {.times = bench_series_times(&job->series[LL])}, {.times = bench_series_times(&job->series[HT])},
-        {.times = bench_series_times(&job->series[BOTH])}, {.times = switch_times(job)}, {.number = what->pairs},
-        {.number = what->rounds}, {.number = what->replays}, {.number = what->experts}, {.number = what->topk},
+        {.times = both}, {.number = least}, {.number = both.p50 / least}, {.times = switch_times(job)},
+        {.number = what->pairs}, {.number = what->rounds}, {.number = what->replays}, {.number = what->experts},
+        {.number = what->topk},
     };
     memcpy(row, values, sizeof(values));
     return EPG_OK;
@@ -136,6 +155,7 @@ static int run_switch(bench_run *run)
     static const bench_steps steps = {SERIES, run_rank, report};
     run->table = (bench_table){.bench = "switch", .columns = columns, .column_count = COLUMNS, .x = "tokens",
                                .y = "both_us",
+                               .floor = "floor_us",
                                .title = "Pairs of one mode, and of both in turn, us (10th to 90th percentile)"};
     return bench_run_cases(run, &steps);
 }

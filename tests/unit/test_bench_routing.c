@@ -43,11 +43,27 @@ static void counts_are_those_of_the_ids(void **state)
         expert_most = rows[e] > expert_most ? rows[e] : expert_most;
     for (int r = 0; r < 4; r++)
         rank_most = rank_rows[r] > rank_most ? rank_rows[r] : rank_most;
-    assert_int_equal(routing.copies, copies);
-    assert_int_equal(routing.routes, 1600);
+    bench_counts counts = bench_count(&what, &routing, 50);
+    assert_int_equal(counts.tokens, 200);
+    assert_int_equal(counts.copies, copies);
+    assert_int_equal(counts.routes, 1600);
     assert_int_equal(routing.expert_rows, expert_most);
     assert_int_equal(routing.rank_rows, rank_most);
     bench_routing_free(&routing);
+}
+
+/* The first 3 of 5 tokens of each of 2 ranks, whose destinations are 1, 2, 2, and 2, 1, 1. */
+static void first_tokens_are_counted_of_every_rank(void **state)
+{
+    (void)state;
+    int32_t ids[] = {0, 1, 0, 2, 3, 1, 0, 3, 0, 3, 1, 2, 3, 2, 1, 0, 0, 2, 0, 2};
+    bench_routing routing = {.ids = ids};
+    bench_case what = {.ranks = 2, .tokens = 3, .ht_tokens = 5, .most_tokens = 5, .experts = 4, .topk = 2};
+    bench_counts counts = bench_count(&what, &routing, 3);
+    assert_int_equal(counts.tokens, 6);
+    assert_int_equal(counts.copies, 1 + 2 + 2 + 2 + 1 + 1);
+    assert_int_equal(counts.routes, 12);
+    assert_int_equal(bench_count(&what, &routing, 5).copies, 9 + 2 + 2 + 2 + 2);
 }
 
 static void a_seed_is_a_routing(void **state)
@@ -69,41 +85,41 @@ static void a_seed_is_a_routing(void **state)
 static void bytes_are_those_worked_out_by_hand(void **state)
 {
     (void)state;
-    bench_routing routing = {.copies = 30, .routes = 160};
+    bench_counts counts = {20, 30, 160};
     bench_case what = a_case(2, 10, EPG_LAYOUT_CONTIGUOUS);
-    bench_bytes bytes = bench_bytes_of(&what, &routing);
+    bench_bytes bytes = bench_bytes_of(&what, &counts);
     assert_int_equal(bytes.dispatch, 32 * (20 + 30 + 30 + 160));
     assert_int_equal(bytes.combine, 32 * (160 + 30 + 30 + 20));
     what.layout = EPG_LAYOUT_MASKED;
-    assert_int_equal(bench_bytes_of(&what, &routing).dispatch, bytes.dispatch);
+    assert_int_equal(bench_bytes_of(&what, &counts).dispatch, bytes.dispatch);
     what.layout = EPG_LAYOUT_IN_PLACE;
-    assert_int_equal(bench_bytes_of(&what, &routing).dispatch, 32 * (20 + 30));
-    assert_int_equal(bench_bytes_of(&what, &routing).combine, bytes.combine);
+    assert_int_equal(bench_bytes_of(&what, &counts).dispatch, 32 * (20 + 30));
+    assert_int_equal(bench_bytes_of(&what, &counts).combine, bytes.combine);
     what.row_type = EPG_FLOAT32;
-    assert_int_equal(bench_bytes_of(&what, &routing).combine, 2 * bytes.combine);
+    assert_int_equal(bench_bytes_of(&what, &counts).combine, 2 * bytes.combine);
     what = a_case(1, 10, EPG_LAYOUT_CONTIGUOUS); /* nothing travels */
-    routing = (bench_routing){.copies = 10, .routes = 80};
-    assert_int_equal(bench_bytes_of(&what, &routing).dispatch, 32 * (10 + 80));
-    assert_int_equal(bench_bytes_of(&what, &routing).combine, 32 * (80 + 10));
+    counts = (bench_counts){10, 10, 80};
+    assert_int_equal(bench_bytes_of(&what, &counts).dispatch, 32 * (10 + 80));
+    assert_int_equal(bench_bytes_of(&what, &counts).combine, 32 * (80 + 10));
     what.layout = EPG_LAYOUT_IN_PLACE;
-    assert_int_equal(bench_bytes_of(&what, &routing).dispatch, 32 * (10 + 10));
+    assert_int_equal(bench_bytes_of(&what, &counts).dispatch, 32 * (10 + 10));
 }
 
 /* 256 elements: 512 bytes in bf16, 256 and two float32 scales in fp8, 256 and 8 bytes of scales opaque. */
 static void bytes_of_rows_with_scales(void **state)
 {
     (void)state;
-    bench_routing routing = {.copies = 30, .routes = 160};
+    bench_counts counts = {20, 30, 160};
     bench_case what = a_case(2, 10, EPG_LAYOUT_CONTIGUOUS);
     what.hidden = 256;
     what.row_type = EPG_FLOAT8_E4M3;
-    assert_int_equal(bench_bytes_of(&what, &routing).dispatch, 20 * 512 + (30 + 30 + 160) * 264);
-    assert_int_equal(bench_bytes_of(&what, &routing).combine, (160 + 30 + 30 + 20) * 512);
+    assert_int_equal(bench_bytes_of(&what, &counts).dispatch, 20 * 512 + (30 + 30 + 160) * 264);
+    assert_int_equal(bench_bytes_of(&what, &counts).combine, (160 + 30 + 30 + 20) * 512);
     what.row_type = EPG_OPAQUE;
-    assert_int_equal(bench_bytes_of(&what, &routing).dispatch, (20 + 30 + 30 + 160) * 264);
-    assert_int_equal(bench_bytes_of(&what, &routing).combine, (160 + 30 + 30 + 20) * 512);
+    assert_int_equal(bench_bytes_of(&what, &counts).dispatch, (20 + 30 + 30 + 160) * 264);
+    assert_int_equal(bench_bytes_of(&what, &counts).combine, (160 + 30 + 30 + 20) * 512);
     what.layout = EPG_LAYOUT_IN_PLACE;
-    assert_int_equal(bench_bytes_of(&what, &routing).dispatch, (20 + 30) * 264);
+    assert_int_equal(bench_bytes_of(&what, &counts).dispatch, (20 + 30) * 264);
 }
 
 static void times_are_the_slowest_ranks(void **state)
@@ -123,7 +139,8 @@ static void times_are_the_slowest_ranks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(counts_are_those_of_the_ids), cmocka_unit_test(a_seed_is_a_routing),
+        cmocka_unit_test(counts_are_those_of_the_ids), cmocka_unit_test(first_tokens_are_counted_of_every_rank),
+        cmocka_unit_test(a_seed_is_a_routing),
         cmocka_unit_test(bytes_are_those_worked_out_by_hand), cmocka_unit_test(bytes_of_rows_with_scales),
         cmocka_unit_test(times_are_the_slowest_ranks)};
     return cmocka_run_group_tests(tests, NULL, NULL);
