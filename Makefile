@@ -37,7 +37,8 @@ with_cuda_or_not = $(filter-out $(if $(WITH_CUDA),%_nocuda.c,%_cuda.c %_cuda.cu)
 SUPPORT_SOURCES := $(call with_cuda_or_not,$(wildcard tests/support/*.c tests/support/*.cu))
 # Bodies for either device, and tests of what a GPU alone has.
 DEVICE_TEST_SOURCES := $(addprefix tests/,unit/test_device.c unit/test_capture.c unit/test_memory_async.c \
-  unit/test_timestamp.c conform/test_runner.c conform/test_runner_kernels.c conform/test_runner_observe.c)
+  unit/test_timestamp.c conform/test_runner.c conform/test_runner_kernels.c conform/test_runner_observe.c \
+  conform/test_model_marks.c)
 DEVICE_TEST_SOURCES += tests/conform/test_runner_scope.c
 DEVICE_TEST_SOURCES += $(addprefix tests/,conform/test_replay_contract.c multi/test_rejoin.c multi/test_admission.c)
 DEVICE_TEST_SOURCES += tests/conform/test_experts.c tests/conform/test_layer.c
