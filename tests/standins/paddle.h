@@ -9,7 +9,6 @@
  * As in the real one, what would throw there does not come back here. */
 #include <stddef.h>
 #include <stdlib.h>
-#include <string.h>
 #include "standins/standins.h"
 
 #define NONE 0
@@ -136,6 +135,8 @@ STANDIN_API void _ZN3phi10GPUContext13SetCUDAStreamEPNS_10CUDAStreamEb(context *
 }
 
 #if C10 != NONE
+#include "standins/thread.h"
+
 typedef struct c10_stream {
     int8_t kind, index;
     struct {
@@ -146,9 +147,14 @@ typedef struct c10_stream {
     int64_t id;
 } c10_stream;
 
-static __thread uint64_t own[STANDIN_DEVICES];
-static __thread uint8_t own_set[STANDIN_DEVICES];
-static __thread stream own_object[STANDIN_DEVICES];
+/* c10's of a thread. */
+typedef struct state {
+    uint64_t id[STANDIN_DEVICES];
+    uint8_t is_set[STANDIN_DEVICES];
+    stream object[STANDIN_DEVICES];
+} state;
+
+static state *mine(void) { return standin_thread(sizeof(state)); }
 
 static int checked(int device)
 {
@@ -159,8 +165,8 @@ static int checked(int device)
 
 static uint64_t current(int device)
 {
-    if (C10 == TLS || (C10 == FIRST && own_set[device]) || C10 == DEFAULT)
-        return own[device];
+    if (C10 == TLS || (C10 == FIRST && mine()->is_set[device]) || C10 == DEFAULT)
+        return mine()->id[device];
     return context_of(device)->now->id;
 }
 
@@ -183,9 +189,10 @@ static void tell_context(int device, uint64_t id)
         c->now->id = id;
         return;
     }
-    make_place(&own_object[device].where, device);
-    own_object[device].id = id;
-    _ZN3phi10GPUContext13SetCUDAStreamEPNS_10CUDAStreamEb(c, &own_object[device], C10 != CONTEXT);
+    stream *object = &mine()->object[device];
+    make_place(&object->where, device);
+    object->id = id;
+    _ZN3phi10GPUContext13SetCUDAStreamEPNS_10CUDAStreamEb(c, object, C10 != CONTEXT);
 }
 
 STANDIN_API void _ZN3c104cuda20setCurrentCUDAStreamENS0_10CUDAStreamE(c10_stream *s)
@@ -195,8 +202,8 @@ STANDIN_API void _ZN3c104cuda20setCurrentCUDAStreamENS0_10CUDAStreamE(c10_stream
         abort();
     if (behaviour == STANDIN_IGNORE)
         return;
-    own[device] = (uint64_t)s->id;
-    own_set[device] = 1;
+    mine()->id[device] = (uint64_t)s->id;
+    mine()->is_set[device] = 1;
     if (C10 != TLS)
         tell_context(device, (uint64_t)s->id);
 }

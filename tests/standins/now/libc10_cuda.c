@@ -2,17 +2,22 @@
  * As there, the getter does not come back from an index out of range, and the setter checks nothing. */
 #include <stdlib.h>
 #include "standins/standins.h"
+#include "standins/thread.h"
 
-static __thread uint64_t ids[STANDIN_DEVICES];
-static __thread int behaviour, count;
+typedef struct state {
+    uint64_t ids[STANDIN_DEVICES];
+    int behaviour, count;
+} state;
 
-STANDIN_API void standin_behave(int how) { behaviour = how; }
-STANDIN_API void standin_count(int devices) { count = devices; }
-STANDIN_API int8_t _ZN3c104cuda12device_countEv(void) { return (int8_t)count; }
+static state *mine(void) { return standin_thread(sizeof(state)); }
+
+STANDIN_API void standin_behave(int how) { mine()->behaviour = how; }
+STANDIN_API void standin_count(int devices) { mine()->count = devices; }
+STANDIN_API int8_t _ZN3c104cuda12device_countEv(void) { return (int8_t)mine()->count; }
 
 static standin_stream stream_of(int8_t device, uint64_t id)
 {
-    if (device < 0 || device >= count)
+    if (device < 0 || device >= mine()->count)
         abort();
     /* Padding is whatever was in the register. */
     return (standin_stream){0xABCDEF0000ull << 16 | (uint64_t)(1 | device << 8), id};
@@ -20,13 +25,13 @@ static standin_stream stream_of(int8_t device, uint64_t id)
 
 STANDIN_API standin_stream _ZN3c104cuda20getCurrentCUDAStreamEa(int8_t device)
 {
-    return stream_of(device, ids[device & (STANDIN_DEVICES - 1)]);
+    return stream_of(device, mine()->ids[device & (STANDIN_DEVICES - 1)]);
 }
 
 STANDIN_API void _ZN3c104cuda20setCurrentCUDAStreamENS0_10CUDAStreamE(standin_stream stream)
 {
-    if (behaviour != STANDIN_IGNORE)
-        ids[(stream.device >> 8) & 0xFF] = stream.id;
+    if (mine()->behaviour != STANDIN_IGNORE)
+        mine()->ids[(stream.device >> 8) & 0xFF] = stream.id;
 }
 
 STANDIN_API standin_stream _ZN3c104cuda21getStreamFromExternalEP11CUstream_sta(void *handle, int8_t device)
