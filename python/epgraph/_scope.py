@@ -160,6 +160,9 @@ class _Tables:
 _tables = _Tables()
 
 
+_REPORT, _REPORT_BYTES = _abi.ScopeReport, c.sizeof(_abi.ScopeReport)  # its first field is its size
+
+
 def _lines(report: Any) -> Tuple[Runtime, ...]:
     return tuple(Runtime(entry.name.decode(), STATES[entry.state], entry.reason.decode(errors="replace"))
                  for entry in report.entries[:report.count])
@@ -193,7 +196,7 @@ class scope:
             ``EPG_ERR_STATE`` a scope left out of order or on another thread.
     """
 
-    __slots__ = ("stream", "ordinal", "report", "_table", "_raw")
+    __slots__ = ("stream", "ordinal", "_table", "_raw", "_report")
 
     def __init__(self, stream: Any, *, ordinal: Optional[int] = None, best_effort: bool = False,
                  table: Optional[ScopeTable] = None) -> None:
@@ -202,21 +205,24 @@ class scope:
         self.stream = stream_handle(stream)
         told = stream_ordinal(stream) if ordinal is None else ordinal
         self.ordinal: int = 0 if told is None else told
-        self.report: Optional[Tuple[Runtime, ...]] = None
+        self._report: Any = None    # the struct, or the lines that were made of it
         self._table = table
         if table is None:
             self._table = _tables.get(bool(best_effort))
         self._raw: Optional[int] = None
 
+    @property
+    def report(self) -> Optional[Tuple[Runtime, ...]]:
+        if isinstance(self._report, c.Structure):   # made when asked for: it takes longer than to enter
+            self._report = _lines(self._report)
+        return self._report
+
     def __enter__(self) -> "scope":
         if self._raw is not None:
             raise ValueError("this scope is entered already")
         table: ScopeTable = self._table  # type: ignore[assignment]
-        report, raw = _abi.init(_abi.ScopeReport), c.c_void_p()
-        try:
-            table._call(lib.epg_scope_enter, table.raw, self.ordinal, self.stream, c.byref(report), c.byref(raw))
-        finally:
-            self.report = _lines(report)
+        self._report, raw = _REPORT(_REPORT_BYTES), c.c_void_p()
+        table._call(lib.epg_scope_enter, table.raw, self.ordinal, self.stream, c.byref(self._report), c.byref(raw))
         self._raw = raw.value
         return self
 
