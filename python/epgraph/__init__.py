@@ -18,12 +18,15 @@ One MoE exchange on two virtual ranks::
     results = epgraph.launch(rank, 2)
 """
 from ._device import Device, Stream
-from ._group import Group, View
+from ._dlpack import Memory
+from ._group import Group
 from ._library import Error, LibraryError, VERSION as __version__
-from ._runner import Runner, StepCall
+from ._runner import Runner, StepCall, eager
 from ._scope import ForeignRuntime, Runtime, ScopeTable, scope, verify_scope
 from ._settings import settings
 from ._team import Team, launch, teams
+from ._view import View
 
-__all__ = ["Device", "Error", "ForeignRuntime", "Group", "LibraryError", "Runner", "Runtime", "ScopeTable", "StepCall",
-           "Stream", "Team", "View", "launch", "scope", "settings", "teams", "verify_scope", "__version__"]
+__all__ = ["Device", "Error", "ForeignRuntime", "Group", "LibraryError", "Memory", "Runner", "Runtime", "ScopeTable",
+           "StepCall", "Stream", "Team", "View", "eager", "launch", "scope", "settings", "teams", "verify_scope",
+           "__version__"]

@@ -1,47 +1,124 @@
-"""Arrays in and out: the address behind a caller's array, and an array over the library's memory.
+"""Arrays in: the address behind a caller's array, once it was checked.
 
-numpy is used where it is installed. Without it inputs are taken through the buffer protocol and outputs are
-memoryviews of the same shape.
+On the host device: numpy arrays, PyTorch tensors, DLPack objects of CPU memory, and buffers. On a CUDA device:
+PyTorch tensors, CuPy arrays, and whatever has ``__dlpack__`` or ``__cuda_array_interface__``. How arrays go out:
+_frameworks.py.
 """
 from __future__ import annotations
 
 import ctypes as c
-from typing import Any, NamedTuple, Optional, Sequence, Tuple
+import sys
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
+
+from . import _dlpack
+from ._device import Device
 
 try:
     import numpy
 except ImportError:  # an optional dependency
     numpy = None  # type: ignore[assignment]
 
-# Rows are 4 or 2 bytes wide: bfloat16, which numpy has not, comes as any 2-byte type but float16.
-FLOAT32, BFLOAT16, INT32, INT64, UINT32 = ("f4",), ("u2", "i2", "V2"), ("i4",), ("i8",), ("u4",)
+# bfloat16, which numpy has not, may also come as any 2-byte type but float16.
+FLOAT32, BFLOAT16, INT32, INT64, UINT32 = ("f4",), ("bf16", "u2", "i2", "V2"), ("i4",), ("i8",), ("u4",)
+#: A count of tokens: PyTorch can do little with its uint32.
+COUNT = ("u4", "i4")
+ROW_ALIGNMENT = 16
 _BUFFER = {"f": "f4", "H": "u2", "h": "i2", "i": "i4", "I": "u4", "q": "i8", "Q": "u8"}
-_CPU_KINDS = (1, 3)  # DLPack's: memory of the CPU, page-locked or not
+_IMMUTABLE = ("jax", "jaxlib")
 
 
 class Array(NamedTuple):
     address: int
     shape: Tuple[int, ...]
     kind: str
-    held: Any   # what keeps the memory alive
+    held: Any                   # what keeps the memory alive
+    ordinal: Optional[int]      # the GPU; None: the CPU
 
 
-def _from_interface(told: dict, source: Any, name: str, writable: bool) -> Array:
+def module_of(source: Any) -> str:
+    """The package that the type of `source` is from."""
+    return type(source).__module__.partition(".")[0]
+
+
+# ---- one way of looking per family of types ----
+
+def _check_strides(shape: Sequence[int], strides: Optional[Sequence[int]], step: int, name: str) -> None:
+    for extent, stride in zip(reversed(shape), reversed(strides or ())):
+        if extent > 1 and stride != step:
+            raise ValueError(f"{name} is not contiguous: shape {tuple(shape)}, strides {tuple(strides or ())}")
+        step *= extent
+
+
+def _of_interface(told: Dict[str, Any], source: Any, name: str, writable: bool, ordinal: Optional[int]) -> Array:
     address, readonly = told["data"]
     if readonly and writable:
         raise ValueError(f"{name} is read-only")
     kind, shape = told["typestr"].lstrip("<|="), tuple(told["shape"])
-    strides, step = told.get("strides"), int(kind[1:]) if kind[1:].isdigit() else 0
-    if strides is not None:
-        for extent, stride in zip(reversed(shape), reversed(strides)):
-            if extent > 1 and stride != step:
-                raise ValueError(f"{name} is not contiguous: shape {shape}, strides {tuple(strides)}")
-            step *= extent
-    return Array(address, shape, kind, source)
+    _check_strides(shape, told.get("strides"), int(kind[1:]) if kind[1:].isdigit() else 0, name)
+    return Array(address, shape, kind, source, ordinal)
 
 
-def _from_buffer(source: Any, name: str) -> Array:
-    view = memoryview(source)
+def _look_numpy(source: Any, name: str, writable: bool, stream: Optional[int]) -> Array:
+    return _of_interface(source.__array_interface__, source, name, writable, None)
+
+
+class _Torch:
+    """PyTorch tensors, by their own attributes: DLPack has none for a tensor that requires grad, and takes longer."""
+
+    def __init__(self, torch: Any) -> None:
+        self.grad = torch.is_grad_enabled
+        names = {"f4": "float32", "bf16": "bfloat16", "f2": "float16", "f8": "float64", "e4m3": "float8_e4m3fn",
+                 "u1": "uint8", "i1": "int8", "i2": "int16", "u2": "uint16", "i4": "int32", "u4": "uint32",
+                 "i8": "int64"}
+        self.kinds = {getattr(torch, long): short for short, long in names.items() if hasattr(torch, long)}
+
+    def __call__(self, source: Any, name: str, writable: bool, stream: Optional[int]) -> Array:
+        shape = tuple(source.shape)
+        if not source.is_contiguous():
+            raise ValueError(f"{name} is not contiguous: shape {shape}, strides {source.stride()}")
+        if source.requires_grad and self.grad():
+            raise ValueError(f"{name} requires grad, which does not pass through: give {name}.detach(), or enter "
+                             "torch.no_grad()")
+        device = source.device
+        if device.type not in ("cpu", "cuda"):
+            raise TypeError(f"{name} is on {device}, which is neither the CPU nor a CUDA GPU")
+        ordinal = (device.index or 0) if device.type == "cuda" else None
+        return Array(source.data_ptr(), shape, self.kinds.get(source.dtype, str(source.dtype)), source, ordinal)
+
+
+def _look_cupy(source: Any, name: str, writable: bool, stream: Optional[int]) -> Array:
+    if not source.flags.c_contiguous:
+        raise ValueError(f"{name} is not contiguous: shape {source.shape}, strides {source.strides}")
+    kind = "bf16" if source.dtype.name == "bfloat16" else source.dtype.kind + str(source.dtype.itemsize)
+    return Array(source.data.ptr, source.shape, kind, source, source.device.id)
+
+
+def _look_dlpack(source: Any, name: str, writable: bool, stream: Optional[int]) -> Array:
+    device_type = int(source.__dlpack_device__()[0])
+    on_cpu = device_type in (_dlpack.CPU, _dlpack.CUDA_HOST)
+    if not on_cpu and device_type not in (_dlpack.CUDA, _dlpack.CUDA_MANAGED):
+        raise TypeError(f"{name} is on a device of DLPack's kind {device_type}, which is neither the CPU nor a CUDA "
+                        "GPU")
+    told = _dlpack.read(source, None if on_cpu else stream)
+    if writable and (told.read_only or module_of(source) in _IMMUTABLE):
+        raise ValueError(f"{name} is read-only")
+    _check_strides(told.shape, told.strides, 1, name)
+    return Array(told.address, told.shape, told.kind, (source, told.capsule), None if on_cpu else told.device_id)
+
+
+def _look_cuda_interface(source: Any, name: str, writable: bool, stream: Optional[int]) -> Array:
+    device = getattr(source, "device", None)
+    ordinal = getattr(device, "id", getattr(device, "index", None))
+    return _of_interface(source.__cuda_array_interface__, source, name, writable,
+                         ordinal if isinstance(ordinal, int) else -1)   # -1: it does not say which GPU
+
+
+def _look_buffer(source: Any, name: str, writable: bool, stream: Optional[int]) -> Array:
+    try:
+        view = memoryview(source)
+    except TypeError:
+        raise TypeError(f"{name} is a {type(source).__name__}, which is neither a numpy, PyTorch or CuPy array, a "
+                        "DLPack object nor a buffer") from None
     if view.readonly:
         raise ValueError(f"{name} is read-only; without numpy the address of such a buffer cannot be had")
     if not view.c_contiguous:
@@ -49,35 +126,60 @@ def _from_buffer(source: Any, name: str) -> Array:
     letter = view.format.lstrip("<=@")
     kind = "i8" if letter == "l" else _BUFFER.get(letter, letter)
     address = c.addressof(c.c_char.from_buffer(view)) if view.nbytes else 0
-    return Array(address, tuple(view.shape), kind, view)
+    return Array(address, tuple(view.shape or ()), kind, view, None)
 
 
-def _look(source: Any, name: str, writable: bool) -> Array:
-    told = getattr(source, "__array_interface__", None)
-    if told is not None:
-        return _from_interface(told, source, name, writable)
-    if hasattr(source, "__dlpack__"):
-        kind = source.__dlpack_device__()[0]
-        if kind not in _CPU_KINDS:
-            raise TypeError(f"{name} is on a device (DLPack kind {int(kind)}); the host device takes CPU memory")
-        if numpy is None:
-            raise TypeError(f"{name} is a DLPack object; taking one needs numpy")
-        # numpy marks what it imports read-only where the producer cannot say; whose memory it is, is known here.
-        told = dict(numpy.from_dlpack(source).__array_interface__)
-        told["data"] = (told["data"][0], False)
-        return _from_interface(told, source, name, writable)
-    try:
-        return _from_buffer(source, name)
-    except TypeError:
-        raise TypeError(f"{name} is a {type(source).__name__}, which is neither a numpy array, a DLPack object nor a "
-                        "buffer") from None
+Look = Callable[[Any, str, bool, Optional[int]], Array]
+_ways: Dict[type, Look] = {}    # by type, as they are found
 
 
-def take(source: Any, name: str, kinds: Sequence[str], shape: Sequence[Optional[int]],
-         writable: bool = False, least_rows: int = 0) -> Array:
+def is_torch(source: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(source, getattr(torch, "Tensor", ()))
+
+
+def _way(source: Any) -> Look:
+    if is_torch(source):
+        return _Torch(sys.modules["torch"])
+    if module_of(source) == "cupy" and hasattr(source, "data"):
+        return _look_cupy
+    for attribute, way in (("__array_interface__", _look_numpy), ("__dlpack__", _look_dlpack),
+                           ("__cuda_array_interface__", _look_cuda_interface)):
+        if hasattr(source, attribute):
+            return way
+    return _look_buffer
+
+
+def look(source: Any, name: str, writable: bool = False, stream: Optional[int] = None) -> Array:
+    """The array behind `source`, contiguous and, if asked for, writable. `stream` will use it. TypeError or ValueError,
+    by `name`."""
+    way = _ways.get(type(source))
+    if way is None:
+        way = _way(source)
+        if way is not _look_numpy or module_of(source) == "numpy":  # others may have an attribute at times only
+            _ways[type(source)] = way
+    return way(source, name, writable, stream)
+
+
+# ---- checks ----
+
+def _place(ordinal: Optional[int]) -> str:
+    return "the CPU" if ordinal is None else f"cuda:{ordinal}" if ordinal >= 0 else "a GPU"
+
+
+def _check_place(array: Array, name: str, device: Device) -> None:
+    wanted = device.ordinal if device.kind == "cuda" else None
+    if array.ordinal != wanted and not (array.ordinal == -1 and wanted is not None):
+        raise TypeError(f"{name} is on {_place(array.ordinal)}, its group's device is {_place(wanted)}")
+
+
+def take(source: Any, name: str, kinds: Sequence[str], shape: Sequence[Optional[int]], *, device: Device,
+         stream: Optional[int] = None, writable: bool = False, least_rows: int = 0, alignment: int = 1) -> Array:
     """The array behind `source`; TypeError or ValueError, by `name`, if it is not a contiguous one of these kinds and
-    this shape (None: any extent; a first extent of None is at least `least_rows`)."""
-    array = _look(source, name, writable)
+    this shape (None: any extent; a first extent of None is at least `least_rows`), on `device`; there aligned to
+    `alignment` bytes, if it is a GPU."""
+    array = look(source, name, writable, stream)
+    _check_place(array, name, device)
     if array.kind not in kinds:
         raise TypeError(f"{name} has elements of kind {array.kind!r}, wanted {' or '.join(map(repr, kinds))}")
     fits = len(array.shape) == len(shape) and all(w is None or w == h for w, h in zip(shape, array.shape))
@@ -86,35 +188,6 @@ def take(source: Any, name: str, kinds: Sequence[str], shape: Sequence[Optional[
         raise ValueError(f"{name} has shape {array.shape}, wanted ({wanted})")
     if shape and shape[0] is None and array.shape[0] < least_rows:
         raise ValueError(f"{name} has {array.shape[0]} rows, {least_rows} are needed")
+    if array.ordinal is not None and array.address % alignment:
+        raise ValueError(f"{name} begins at {array.address:#x}, which is not a multiple of {alignment} bytes")
     return array
-
-
-_FORMAT = {"f4": "f", "u4": "I", "i4": "i", "u2": "H"}
-
-
-def _bytes(shape: Sequence[int], kind: str) -> int:
-    size = int(kind[1:])
-    for extent in shape:
-        size *= extent
-    return size
-
-
-def _shaped(memory: Any, shape: Sequence[int], kind: str, writable: bool) -> Any:
-    if numpy is not None:
-        array = numpy.frombuffer(memory, dtype=kind).reshape(tuple(shape))
-        array.flags.writeable = writable
-        return array
-    view = memoryview(memory).cast("B").cast(_FORMAT[kind], list(shape))
-    return view if writable else view.toreadonly()
-
-
-def over(address: Optional[int], shape: Sequence[int], kind: str, writable: bool = False) -> Any:
-    """An array over memory of the library's, without a copy; None for NULL."""
-    if not address:
-        return None
-    return _shaped((c.c_char * _bytes(shape, kind)).from_address(address), shape, kind, writable)
-
-
-def zeros(shape: Sequence[int], kind: str) -> Any:
-    """A new array of the caller's own."""
-    return _shaped(bytearray(_bytes(shape, kind)), shape, kind, True)

@@ -81,15 +81,15 @@ class Failures:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._first: Optional[BaseException] = None
+        self.first: Optional[BaseException] = None
 
     def put(self, error: BaseException) -> None:
         with self._lock:
-            self._first = self._first or error
+            self.first = self.first or error
 
     def take(self) -> Optional[BaseException]:
         with self._lock:
-            first, self._first = self._first, None
+            first, self.first = self.first, None
             return first
 
 
@@ -131,6 +131,19 @@ class Device(Handle):
     def synchronize(self) -> None:
         """Waits for all work of all streams. Error: 900 while any stream captures, which ends every capture."""
         lib.epg_device_synchronize(self.raw)
+
+    def memory_info(self) -> Tuple[int, int]:
+        """Bytes that can still be allocated, and bytes there are."""
+        free, total = c.c_uint64(), c.c_uint64()
+        lib.epg_memory_info(self.raw, c.byref(free), c.byref(total))
+        return free.value, total.value
+
+    def copy_rate(self, size: int = 1 << 30) -> float:
+        """Bytes per second, those read and those written together, of a plain copying kernel between two arrays of
+        `size` bytes: what a floor of other work's time is reckoned with."""
+        rate = c.c_double()
+        lib.epg_device_copy_rate(self.raw, size, c.byref(rate))
+        return rate.value
 
     def stream(self, blocking: bool = False) -> "Stream":
         """A new stream."""
@@ -212,6 +225,14 @@ class Stream(Handle):
         if status not in (OK, NOT_READY):
             raise Error(status, lib.epg_message().decode(errors="replace"))
         return bool(status == OK)
+
+    def timestamp(self, at: Any) -> None:
+        """Writes the device's clock (``Device.now_ns``) to `at`, uint64 or int64 [1] on the device, when the stream
+        gets there; captured, at every replay."""
+        from ._arrays import take   # it builds on this module
+        taken = take(at, "at", ("u8", "i8"), (1,), device=self.device, stream=self.raw, writable=True, alignment=8)
+        self.hold(taken.held)
+        lib.epg_timestamp_async(self.device.raw, taken.address, self.raw)
 
     def host_func(self, fn: Callable[[], Any], name: Optional[str] = None) -> None:
         """Runs ``fn()`` on the CPU in stream order; captured, at every replay. `fn` may not use the library. What it

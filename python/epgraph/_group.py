@@ -1,19 +1,29 @@
-"""Dispatch and combine on arrays, on the host device."""
+"""Dispatch and combine on arrays of the caller's framework."""
 from __future__ import annotations
 
 import ctypes as c
-from typing import Any, Callable, Dict, Optional, Set, Union
+from typing import Any, Callable, Dict, Optional, Set, Tuple, Union
 
 from . import _abi
 from . import _arrays
-from ._arrays import numpy, over, take, zeros
+from ._arrays import numpy, take
 from ._device import Handle, Stream
-from ._library import lib
+from ._dlpack import ITEM_BYTES
+from ._foreign import stream_handle
+from ._frameworks import empty, framework_of, lasting, over
+from ._library import Error, STATE, lib
 from ._team import Team
+from ._view import View
 
-ROW_TYPES = {"float32": 0, "bfloat16": 1}
+ROW_TYPES = {"float32": 0, "bfloat16": 1, "float8_e4m3": 2, "opaque": 3}
+SCALES = {"row_major": 0, "column_major": 1, "packed": 2}
+SCALE_BLOCK = 128
+_BYTES = ("u1", "i1", "e4m3")
 LAYOUTS = {"in_place": 0, "contiguous": 1, "masked": 2}
 MODES = {"auto": 0, "ll": 1, "ht": 2}
+_IDS = _arrays.INT32 + _arrays.INT64
+EXPERTS = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_uint32, c.POINTER(_abi.DispatchView), c.c_void_p,
+                      c.POINTER(c.c_void_p))
 
 #: ``fn(expert, rows) -> rows``: the physical id of one expert, and its rows [n][hidden] with n of at least 1.
 Expert = Callable[[int, Any], Any]
@@ -25,83 +35,43 @@ def _choose(table: Dict[str, int], value: str, name: str) -> int:
     return table[value]
 
 
-class View:
-    """What a dispatch hands this rank's experts: read-only arrays over the group's memory, without a copy.
-
-    Their addresses are fixed for the group's life; their contents are valid, in stream order, from the dispatch to the
-    lane's next one. So read them in a host function of the stream, or after ``stream.synchronize()``.
-
-    Positions ``p`` of local expert ``e`` run from ``offsets[e]`` to ``offsets[e] + counts[e] - 1``, ordered by source
-    rank, then by source token. The expert's output for position ``p`` goes to row ``p`` of what combine is given.
-
-    Attributes:
-        local_experts, first_expert, row_capacity: ints.
-        rows: [2 * ranks * slots][hidden] in place, [row_capacity][hidden] in the other layouts; float32, or uint16
-            holding bfloat16.
-        row_index: uint32 [row_capacity]: position p is row ``row_index[p]``. None in the other layouts: row p.
-        offsets: uint32 [local_experts + 1].
-        counts: uint32 [local_experts].
-        total: uint32 [1].
-        row_source, row_token: uint32 [row_capacity]: where position p came from.
-        row_weight: float32 [row_capacity]: combine applies it, so experts must not.
-    """
-
-    def __init__(self, group: "Group", raw: _abi.DispatchView) -> None:
-        self.local_experts: int = raw.local_experts
-        self.first_expert: int = raw.first_expert
-        self.row_capacity: int = raw.row_capacity
-        capacity, experts = self.row_capacity, self.local_experts
-        rows = 2 * group.team.size * group.options["slots"] if raw.row_index else capacity
-        self.rows = over(raw.rows, (rows, group.hidden), group._kind)
-        self.row_index = over(raw.row_index, (capacity,), "u4")
-        self.offsets = over(raw.offsets, (experts + 1,), "u4")
-        self.counts = over(raw.counts, (experts,), "u4")
-        self.total = over(raw.total, (1,), "u4")
-        self.row_source = over(raw.row_source, (capacity,), "u4")
-        self.row_token = over(raw.row_token, (capacity,), "u4")
-        self.row_weight = over(raw.row_weight, (capacity,), "f4")
-
-    def expert_rows(self, local_expert: int) -> Any:
-        """The rows [n][hidden] of one local expert as they stand; a copy in place, none in the other layouts. Needs
-        numpy."""
-        first = int(self.offsets[local_expert])
-        positions = slice(first, first + int(self.counts[local_expert]))
-        return self.rows[positions] if self.row_index is None else self.rows[self.row_index[positions]]
-
-
 class Group(Handle):
     """One rank's end of dispatch and combine. Making one is collective over the team, with the same arguments.
 
     Args:
-        team: the rank's membership, on the host device.
+        team: the rank's membership, on either device.
         experts: physical experts over all ranks, divisible by the team's size.
         hidden: elements per row, a multiple of 8.
         topk: experts per token, 1..32.
         max_tokens: most tokens a rank sends in one pair.
-        row_type: ``"float32"``, or ``"bfloat16"``: rows are then 2-byte elements (uint16, int16 or ml_dtypes'
-            bfloat16), and come back as uint16, since numpy has no such type.
+        row_type: ``"float32"``, on the host device alone, ``"bfloat16"``, ``"float8_e4m3"`` (with a float32 scale for
+            each 128 elements) or ``"opaque"`` (bytes that the library does not look into). The experts' outputs and
+            what combine gives are float32 in a float32 group, else bfloat16. Where a framework has no bfloat16, that is
+            2-byte elements (uint16, int16 or ml_dtypes' bfloat16), which come back as uint16: numpy, CuPy before 14.
         layout: ``"in_place"``, ``"contiguous"`` or ``"masked"``: how rows reach the experts.
         lanes: 1..8, each with its own pairs.
+        scale_power_of_two: fp8: every scale is a power of two.
+        scale_layout: fp8: ``"row_major"``, ``"column_major"`` or ``"packed"``: how the view's scales lie.
+        row_bytes, scale_bytes: opaque: bytes of a row, and of its scales.
         logical_experts, slots, row_align, rows_per_expert, max_expert_rows, timeout_ms: as in ``epgraph/group.h``;
             0 is the default.
 
     Raises:
         Error: ``EPG_ERR_INVALID`` for an argument out of range, ``EPG_ERR_MISMATCH`` if ranks disagree.
-        ValueError: the team is not on a host device.
     """
 
     def __init__(self, team: Team, *, experts: int, hidden: int, topk: int, max_tokens: int,
                  row_type: str = "float32", layout: str = "in_place", lanes: int = 1, logical_experts: int = 0,
                  slots: int = 0, row_align: int = 0, rows_per_expert: int = 0, max_expert_rows: int = 0,
-                 timeout_ms: int = 0) -> None:
+                 timeout_ms: int = 0, scale_power_of_two: bool = False, scale_layout: str = "row_major",
+                 row_bytes: int = 0, scale_bytes: int = 0) -> None:
         super().__init__(team)
-        if team.device.kind != "host":
-            raise ValueError(f"epgraph.Group takes a team on the host device, this one is on {team.device.kind!r}")
         options = _abi.init(
             _abi.GroupOptions, experts=experts, hidden=hidden, topk=topk, max_tokens=max_tokens,
             row_type=_choose(ROW_TYPES, row_type, "row_type"), layout=_choose(LAYOUTS, layout, "layout"), lanes=lanes,
             logical_experts=logical_experts, slots=slots, row_align=row_align, rows_per_expert=rows_per_expert,
-            max_expert_rows=max_expert_rows, timeout_ms=timeout_ms)
+            max_expert_rows=max_expert_rows, timeout_ms=timeout_ms, scale_power_of_two=int(scale_power_of_two),
+            scale_layout=_choose(SCALES, scale_layout, "scale_layout"), row_bytes=row_bytes, scale_bytes=scale_bytes)
         raw = c.c_void_p()
         lib.epg_group_create(team.raw, c.byref(options), c.byref(raw))
         self._raw = raw.value
@@ -110,11 +80,23 @@ class Group(Handle):
         #: The options in force, defaults filled in.
         self.options: Dict[str, int] = _abi.values(options)
         self.hidden, self.topk = hidden, topk
-        self._kinds = _arrays.BFLOAT16 if row_type == "bfloat16" else _arrays.FLOAT32
+        self.row_type = row_type
+        #: Of the experts' outputs and combine's.
+        self._kinds = _arrays.FLOAT32 if row_type == "float32" else _arrays.BFLOAT16
         self._kind = self._kinds[0]
+        #: Of the rows that are sent, and elements in each.
+        self._row_kind = {"float8_e4m3": "e4m3", "opaque": "u1"}.get(row_type, self._kind)
+        self._row_width = row_bytes if row_type == "opaque" else hidden
+        blocks = -(-hidden // SCALE_BLOCK)
+        #: Kind and number of a row's scales in the view.
+        self._scales = (("u1", scale_bytes) if row_type == "opaque" else ("f4", blocks) if scale_layout != "packed"
+                        else ("u4", -(-blocks // 4)))
         self._buckets: Dict[int, int] = {}      # of each lane's last dispatch
-        self._outputs: Dict[int, Any] = {}
+        self._frameworks: Dict[int, str] = {}
+        self._outputs: Dict[Tuple[int, str], Any] = {}
+        self._capacities: Dict[int, int] = {}
         self._streams: Set[Stream] = set()
+        self._foreign_streams = False
 
     def _destroy(self, raw: int) -> None:
         for stream in self._streams:
@@ -123,73 +105,173 @@ class Group(Handle):
                     stream.synchronize()    # the group's memory is in use until then
                 except Exception:
                     pass
+        if self._foreign_streams and not self.device.closed:
+            try:
+                self.device.synchronize()
+            except Error:
+                pass
         self._streams.clear()
+        self._outputs.clear()
         lib.epg_group_destroy(raw)
 
-    def _use(self, stream: Stream) -> int:
-        if stream._owned:
-            self._streams.add(stream)
-        return stream.raw
+    def _use(self, stream: Any) -> int:
+        """The handle of a stream that is used from now on."""
+        if isinstance(stream, Stream):
+            if stream.device is not self.device:
+                raise ValueError("stream is of another device than the group")
+            if stream._owned:
+                self._streams.add(stream)
+            return stream.raw
+        if self.device.kind != "cuda":
+            raise TypeError(f"stream is a {type(stream).__name__}, wanted an epgraph.Stream of the host device")
+        self._foreign_streams = True
+        return stream_handle(stream)
+
+    def _row_capacity(self, lane: int) -> int:
+        if lane not in self._capacities:
+            self._capacities[lane] = self.view(lane).row_capacity
+        return self._capacities[lane]
 
     # ---- a pair ----
 
-    def dispatch(self, rows: Any, topk_ids: Any, topk_weights: Any = None, *, stream: Stream,
+    def _hold(self, stream: Any, *things: Any) -> None:
+        if isinstance(stream, Stream):
+            stream.hold(*things)
+
+    def _rows(self, rows: Any, scales: Any, bucket: Optional[int], place: Dict[str, Any]) -> Tuple[Any, Any, int]:
+        """Rows, their scales or None, and the type that the rows come in."""
+        kinds = {"opaque": _BYTES, "float8_e4m3": _arrays.BFLOAT16 + _BYTES}.get(self.row_type, self._kinds)
+        alignment = 1 if self.row_type == "opaque" else _arrays.ROW_ALIGNMENT
+        taken = take(rows, "rows", kinds, (None, self._row_width), least_rows=bucket or 0, alignment=alignment, **place)
+        count = taken.shape[0] if bucket is None else bucket
+        if self.row_type == "opaque":
+            wanted = ("u1", self._scales[1]) if self._scales[1] else None
+        else:
+            wanted = ("f4", -(-self.hidden // SCALE_BLOCK)) if taken.kind in _BYTES else None
+        if (scales is None) != (wanted is None):
+            raise ValueError(f"scales is {'missing' if scales is None else 'given'}: rows of elements of kind "
+                             f"{taken.kind!r} in a group of {self.row_type} rows have {'some' if wanted else 'none'}")
+        told = None if wanted is None else take(scales, "scales", (wanted[0],), (None, wanted[1]), least_rows=count,
+                                                **place)
+        return taken, told, ROW_TYPES["float8_e4m3" if taken.kind in _BYTES else "bfloat16"]
+
+    def _arguments(self, rows: Any, topk_ids: Any, topk_weights: Any, scales: Any, stream: Any, handle: int,
+                   tokens: Union[None, int, Any], bucket: Optional[int], lane: int, mode: str) -> Tuple[Any, int]:
+        """The struct for C, and the bucket."""
+        place: Dict[str, Any] = {"device": self.device, "stream": handle}
+        taken, scaled, input_type = self._rows(rows, scales, bucket, place)
+        count = taken.shape[0] if bucket is None else bucket
+        ids = take(topk_ids, "topk_ids", _IDS, (None, self.topk), least_rows=count, **place)
+        arguments = _abi.init(_abi.DispatchArgs, lane=lane, mode=_choose(MODES, mode, "mode"), bucket=count,
+                              rows=taken.address, topk_ids=ids.address, topk_type=int(ids.kind == "i8"),
+                              input_type=input_type)
+        self._hold(stream, taken.held, ids.held)
+        if scaled is not None:
+            arguments.scales = scaled.address
+            self._hold(stream, scaled.held)
+        if topk_weights is not None:
+            weights = take(topk_weights, "topk_weights", _arrays.FLOAT32, (None, self.topk), least_rows=count, **place)
+            arguments.topk_weights = weights.address
+            self._hold(stream, weights.held)
+        if isinstance(tokens, int):
+            if not 0 <= tokens <= count:
+                raise ValueError(f"tokens is {tokens}, outside 0..{count}, the bucket")
+            arguments.bucket = tokens
+        elif tokens is not None:
+            real = take(tokens, "tokens", _arrays.COUNT, (1,), **place)
+            arguments.tokens = real.address
+            self._hold(stream, real.held)
+        self._frameworks[lane] = framework_of(rows, self.device)
+        return arguments, count
+
+    def dispatch(self, rows: Any, topk_ids: Any, topk_weights: Any = None, *, stream: Any,
                  tokens: Union[None, int, Any] = None, bucket: Optional[int] = None, lane: int = 0,
-                 mode: str = "auto") -> View:
+                 mode: str = "auto", scales: Any = None) -> View:
         """Enqueues dispatch send and recv: every row goes once to each rank that owns one of its experts.
 
-        Arrays are numpy arrays, DLPack objects of CPU memory, or buffers; contiguous. They are read when the work
-        runs, and kept alive until ``stream.synchronize()`` (in a runner's capture: until its reset), so change them
-        only once the stream is idle.
+        Arrays are contiguous and on the group's device. On the host device: numpy arrays, PyTorch tensors, DLPack
+        objects, or buffers. On a CUDA device: PyTorch tensors, CuPy arrays, and objects with ``__dlpack__`` or
+        ``__cuda_array_interface__``; rows are aligned to 16 bytes there. They are read when the work runs, in the
+        order of `stream`: what fills them must have been enqueued there, or be done. (A DLPack object of another
+        framework is asked to see to that.)
+
+        With an ``epgraph.Stream`` they are kept alive until ``stream.synchronize()`` (in a runner's capture: until its
+        reset), so change them only once the stream is idle. With a stream of another library they are not kept alive:
+        PyTorch's and CuPy's allocators do that for tensors made on that stream.
 
         Args:
-            rows: [bucket or more][hidden] of the row type.
+            rows: [bucket or more][hidden] of the row type; fp8: of bfloat16, which the sender quantises, or of
+                float8_e4m3fn (also as uint8 or int8) with `scales`; opaque: 1-byte elements [...][row_bytes].
             topk_ids: [bucket or more][topk] logical expert ids, int32 or int64; -1: not routed.
             topk_weights: float32 [bucket or more][topk]; None: all 1.
-            tokens: uint32 [1], read when the work runs; or an int, fixed now; None: bucket. Tokens beyond the bucket
-                are dropped and counted.
+            stream: an ``epgraph.Stream`` of the group's device; on a CUDA device also any other library's, see
+                ``epgraph.scope``. May be capturing.
+            tokens: uint32 or int32 [1], read when the work runs, where tokens beyond the bucket are dropped and
+                counted; or an int, fixed now; None: bucket.
             bucket: most tokens of this call, up to max_tokens; None: as many as `rows` has.
             mode: ``"auto"``, ``"ll"`` or ``"ht"``. The result is the same bits.
+            scales: of rows that come in fp8, float32 [bucket or more][hidden / 128, rounded up]; of opaque ones uint8
+                [bucket or more][scale_bytes].
+
+        Returns:
+            The view, in the framework of `rows`.
 
         Raises:
-            TypeError, ValueError: by name, an array of another kind or shape.
+            TypeError, ValueError: by name, an array of another kind, shape, device or alignment.
             Error: ``EPG_ERR_STATE`` out of order in the lane, ``EPG_ERR_INVALID`` a bucket above max_tokens.
         """
-        taken = take(rows, "rows", self._kinds, (None, self.hidden), least_rows=bucket or 0)
-        count = taken.shape[0] if bucket is None else bucket
-        ids = take(topk_ids, "topk_ids", _arrays.INT32 + _arrays.INT64, (None, self.topk), least_rows=count)
-        arguments = _abi.init(_abi.DispatchArgs, lane=lane, mode=_choose(MODES, mode, "mode"), bucket=count,
-                              rows=taken.address, topk_ids=ids.address, topk_type=int(ids.kind == "i8"))
-        stream.hold(taken.held, ids.held)
-        if topk_weights is not None:
-            weights = take(topk_weights, "topk_weights", _arrays.FLOAT32, (None, self.topk), least_rows=count)
-            arguments.topk_weights = weights.address
-            stream.hold(weights.held)
-        if tokens is not None:
-            held = (c.c_uint32 * 1)(tokens) if isinstance(tokens, int) else tokens
-            real = take(held, "tokens", _arrays.UINT32, (1,))
-            arguments.tokens = real.address
-            stream.hold(held, real.held)
+        handle = self._use(stream)
+        arguments, count = self._arguments(rows, topk_ids, topk_weights, scales, stream, handle, tokens, bucket,
+                                           lane, mode)
         raw = _abi.init(_abi.DispatchView)
-        lib.epg_dispatch(self.raw, c.byref(arguments), c.byref(raw), self._use(stream))
+        lib.epg_dispatch(self.raw, c.byref(arguments), c.byref(raw), handle)
         self._buckets[lane] = count
-        return View(self, raw)
+        return View(self, raw, self._frameworks[lane], lane)
+
+    def dispatch_send(self, rows: Any, topk_ids: Any, topk_weights: Any = None, *, stream: Any,
+                      tokens: Union[None, int, Any] = None, bucket: Optional[int] = None, lane: int = 0,
+                      mode: str = "auto", scales: Any = None) -> None:
+        """The first half of ``dispatch``: other work can be enqueued before ``dispatch_recv``."""
+        handle = self._use(stream)
+        arguments, count = self._arguments(rows, topk_ids, topk_weights, scales, stream, handle, tokens, bucket,
+                                           lane, mode)
+        lib.epg_dispatch_send(self.raw, c.byref(arguments), handle)
+        self._buckets[lane] = count
+
+    def dispatch_recv(self, *, stream: Any, lane: int = 0) -> View:
+        """The second half of ``dispatch``: waits, on the device, for the rows of all ranks."""
+        raw = _abi.init(_abi.DispatchView)
+        lib.epg_dispatch_recv(self.raw, lane, c.byref(raw), self._use(stream))
+        return View(self, raw, self._framework(lane), lane)
+
+    def _framework(self, lane: int) -> str:
+        return self._frameworks.get(lane, "numpy" if self.device.kind == "host" else "none")
 
     def output(self, lane: int = 0) -> Any:
-        """This lane's buffer for the experts' outputs, [row_capacity][hidden] of the row type: for ``combine``."""
-        if lane not in self._outputs:
-            self._outputs[lane] = zeros((self.view(lane).row_capacity, self.hidden), self._kind)
-        return self._outputs[lane]
+        """This lane's buffer for the experts' outputs, [row_capacity][hidden] of combine's type, in the framework of
+        the lane's last dispatch: for ``combine``. Always the same memory; on a CUDA device the first call is not to be
+        made during capture."""
+        key = (lane, self._framework(lane))
+        if key not in self._outputs:
+            capacity = self.view(lane).row_capacity
+            self._outputs[key] = lasting(key[1], (capacity, self.hidden), self._kind, self.device)
+        return self._outputs[key]
 
     def run_experts(self, view: View, fn: Expert, *, stream: Stream, lane: int = 0) -> Any:
-        """Enqueues the experts: a host function that calls ``fn(expert, rows)`` for each local expert that has rows,
+        """Enqueues the experts as a host function that calls ``fn(expert, rows)`` for each local expert that has rows,
         and puts what it returns, [n][hidden], where combine wants it. Captured, it runs at every replay. `fn` may not
-        use the library; what it raises comes out of ``stream.synchronize()``. Needs numpy.
+        use the library; what it raises comes out of ``stream.synchronize()``. On the host device, with numpy or
+        PyTorch.
 
         Returns:
             ``output(lane)``, to be given to ``combine``.
+
+        Raises:
+            ValueError: on a CUDA device, where a host function cannot touch the rows: enqueue kernels on `view`.
         """
-        if numpy is None:
+        if self.device.kind != "host":
+            raise ValueError("run_experts is for the host device: on a CUDA device enqueue kernels that read the view")
+        if numpy is None and view.framework == "numpy":
             raise TypeError("run_experts needs numpy, which is not installed")
         out = self.output(lane)
 
@@ -203,57 +285,140 @@ class Group(Handle):
         stream.host_func(experts, "experts")
         return out
 
-    def combine(self, expert_rows: Any, out: Any = None, *, stream: Stream, lane: int = 0) -> Any:
+    def combine(self, expert_rows: Any, out: Any = None, *, stream: Any, lane: int = 0) -> Any:
         """Enqueues combine send and recv: the weighted sum of each token's experts comes back.
 
         Args:
-            expert_rows: [row_capacity][hidden] of the row type, the experts' outputs by position.
+            expert_rows: [row_capacity][hidden], float32 in a float32 group and else bfloat16: the experts' outputs by
+                position; as arrays of ``dispatch``.
             out: [the pair's bucket or more][hidden], written for every token of the pair, the rest left alone. None:
-                a new array of zeros.
+                a new array [bucket][hidden], zeros beyond the pair's tokens, in the framework of `expert_rows`.
+            stream: as in ``dispatch``.
 
         Returns:
-            `out`, complete after ``stream.synchronize()``.
+            `out`, complete in the order of `stream`.
 
         Raises:
-            TypeError, ValueError: by name, an array of another kind or shape.
+            TypeError, ValueError: by name, an array of another kind, shape, device or alignment.
             Error: ``EPG_ERR_STATE`` without a dispatch before it.
         """
-        bucket = self._buckets.get(lane, 0)
-        read = take(expert_rows, "expert_rows", self._kinds, (None, self.hidden),
-                    least_rows=self.view(lane).row_capacity)
-        if out is None:
-            out = zeros((bucket, self.hidden), self._kind)
-        written = take(out, "out", self._kinds, (None, self.hidden), writable=True, least_rows=bucket)
-        stream.hold(read.held, written.held)
-        lib.epg_combine(self.raw, lane, read.address, written.address, self._use(stream))
+        handle = self._use(stream)
+        read = self._expert_rows(expert_rows, stream, handle, lane)
+        out, address = self._out(out, expert_rows, stream, handle, lane)
+        lib.epg_combine(self.raw, lane, read, address, handle)
         return out
 
-    def abandon(self, *, stream: Stream, lane: int = 0) -> None:
+    def combine_send(self, expert_rows: Any, *, stream: Any, lane: int = 0) -> None:
+        """The first half of ``combine``: other work can be enqueued before ``combine_recv``."""
+        handle = self._use(stream)
+        lib.epg_combine_send(self.raw, lane, self._expert_rows(expert_rows, stream, handle, lane), handle)
+
+    def combine_recv(self, out: Any, *, stream: Any, lane: int = 0) -> Any:
+        """The second half of ``combine``: waits, on the device, for the partial sums, and writes `out`, which it
+        returns."""
+        handle = self._use(stream)
+        lib.epg_combine_recv(self.raw, lane, self._out(out, out, stream, handle, lane)[1], handle)
+        return out
+
+    def _expert_rows(self, expert_rows: Any, stream: Any, handle: int, lane: int) -> int:
+        read = take(expert_rows, "expert_rows", self._kinds, (None, self.hidden), device=self.device, stream=handle,
+                    least_rows=self._row_capacity(lane), alignment=_arrays.ROW_ALIGNMENT)
+        self._hold(stream, read.held)
+        return read.address
+
+    def _out(self, out: Any, like: Any, stream: Any, handle: int, lane: int) -> Tuple[Any, int]:
+        bucket = self._buckets.get(lane, 0)
+        made = out is None
+        if made:
+            framework = framework_of(like, self.device)
+            out = empty(framework, (bucket, self.hidden), self._kind, self.device, handle)
+        written = take(out, "out", self._kinds, (None, self.hidden), device=self.device, stream=handle, writable=True,
+                       least_rows=bucket, alignment=_arrays.ROW_ALIGNMENT)
+        self._hold(stream, written.held)
+        if made and written.address:
+            size = bucket * self.hidden * ITEM_BYTES[self._kind]
+            lib.epg_memset_async(self.device.raw, written.address, 0, size, handle)
+        return out, written.address
+
+    def abandon(self, *, stream: Any, lane: int = 0) -> None:
         """Ends a pair that was broken between dispatch and combine: peers go on, and tokens that wanted this rank's
         experts are flagged there. Does nothing if no pair is open."""
         lib.epg_pair_abandon(self.raw, lane, self._use(stream))
 
+    def fill(self, pairs: int = 1, experts: Optional[Callable[[int, View], Any]] = None, *, stream: Any,
+             lane: int = 0) -> None:
+        """Enqueues `pairs` whole pairs in which this rank sends no tokens, so that a lane runs as many pairs here as
+        elsewhere.
+
+        Args:
+            experts: ``experts(index, view)``, called now for each pair, enqueues the experts on `stream` and returns
+                their outputs, as for ``combine``. None: rows that peers send are answered void, which flags them at
+                their owners.
+
+        Raises:
+            Exception: what `experts` raised; its pair is still open, to be ended by ``abandon``.
+        """
+        handle, raised = self._use(stream), []  # type: ignore[var-annotated]
+
+        def call(_: Any, index: int, raw: Any, __: Any, expert_rows: Any) -> int:
+            try:
+                view = View(self, _abi.DispatchView.from_buffer_copy(raw.contents), self._framework(lane), lane)
+                expert_rows[0] = self._expert_rows(experts(index, view), stream, handle, lane)  # type: ignore[misc]
+                return 0
+            except BaseException as error:  # it may not unwind through C
+                raised.append(error)
+                return error.code if isinstance(error, Error) else STATE
+
+        function = c.cast(EXPERTS(call), c.c_void_p) if experts is not None else None
+        try:
+            lib.epg_group_fill(self.raw, lane, pairs, function, None, handle)
+        except Error:
+            if raised:
+                raise raised[0]
+            raise
+
     # ---- what can be looked at ----
 
     def view(self, lane: int = 0) -> View:
-        """The view that the lane's dispatches return."""
+        """The view that the lane's dispatches return, in the framework of its last dispatch. May be called during
+        capture."""
         raw = _abi.init(_abi.DispatchView)
         lib.epg_group_view(self.raw, lane, c.byref(raw))
-        return View(self, raw)
+        return View(self, raw, self._framework(lane), lane)
 
-    def expert_map(self) -> Any:
-        """int32 [logical_experts], writable: the physical id of each logical expert, -1: nowhere. Read by each
-        dispatch when it runs, so change it between two."""
+    def expert_map(self, like: Any = None) -> Any:
+        """int32 [logical_experts], writable: the physical id of each logical expert, -1: nowhere; in the framework of
+        `like`, else of lane 0's last dispatch. Read by each dispatch when it runs, so change it between two."""
         raw = c.c_void_p()
         lib.epg_group_expert_map(self.raw, c.byref(raw))
-        return over(raw.value, (self.options["logical_experts"],), "i4", writable=True)
+        return self._array(raw.value, (self.options["logical_experts"],), "i4", 0, like, True)
 
-    def flags(self, lane: int = 0) -> Any:
-        """uint32 [max_tokens]: after combine, 1 where token t lacks a share (of a masked or void rank, or one that
-        overflowed)."""
+    def flags(self, lane: int = 0, like: Any = None) -> Any:
+        """uint32 (in PyTorch int32) [max_tokens]: after combine, 1 where token t lacks a share (of a masked or void
+        rank, or one that overflowed); in the framework of `like`, else of the lane's last dispatch."""
         raw = c.c_void_p()
         lib.epg_group_flags(self.raw, lane, c.byref(raw))
-        return over(raw.value, (self.options["max_tokens"],), "u4")
+        return self._array(raw.value, (self.options["max_tokens"],), "u4", lane, like, False)
+
+    def _array(self, address: Optional[int], shape: Tuple[int, ...], kind: str, lane: int, like: Any,
+               writable: bool) -> Any:
+        framework = self._framework(lane) if like is None else framework_of(like, self.device)
+        return over(framework, address, shape, kind, self.device, self, writable)
+
+    def alive(self, rank: int) -> bool:
+        """Whether `rank` takes part in every lane: False from when it is masked, here, until it has joined again."""
+        told = c.c_int()
+        lib.epg_group_alive(self.raw, rank, c.byref(told))
+        return bool(told.value)
+
+    def mask(self, rank: int) -> None:
+        """Leaves `rank` out from now on, on this rank: what an expired wait does. Captured work skips it too."""
+        lib.epg_group_mask(self.raw, rank)
+
+    def rehearse(self, on: bool, *, stream: Any) -> None:
+        """While on, in the order of `stream`, operations send nothing, wait for nothing and leave the epoch alone;
+        views are empty. Not to be captured (``EPG_ERR_STATE``)."""
+        lib.epg_group_rehearse(self.raw, int(on), self._use(stream))
 
     def check(self) -> None:
         """Raises the first failure of this rank's device work, if there was one, without waiting.

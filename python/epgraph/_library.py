@@ -12,7 +12,7 @@ from ._abi import i32, ptr, text, u32, u64
 VERSION = "0.1.0"
 SONAME = "libepgraph.so." + VERSION.split(".")[0]
 
-OK, INVALID, UNSUPPORTED, STATE, NOT_READY, ABORTED = 0, 1, 3, 4, 6, 9
+OK, INVALID, UNSUPPORTED, STATE, NOT_READY, ABORTED, ESCAPED, CAPTURE_IMPLICIT = 0, 1, 3, 4, 6, 9, 18, 906
 
 
 class LibraryError(ImportError):
@@ -70,19 +70,34 @@ _CHECKED: Dict[str, List[Any]] = {
     "epg_abi_get": [c.c_size_t, ptr], "epg_setting_get": [c.c_size_t, ptr],
     "epg_device_create": [ptr, ptr], "epg_device_describe": [ptr, ptr], "epg_device_synchronize": [ptr],
     "epg_stream_create": [ptr, i32, ptr], "epg_stream_destroy": [ptr, ptr], "epg_stream_synchronize": [ptr, ptr],
+    "epg_memory_alloc": [ptr, i32, c.c_size_t, ptr], "epg_memory_free": [ptr, i32, ptr],
+    "epg_memset_async": [ptr, ptr, i32, c.c_size_t, ptr],
+    "epg_memory_info": [ptr, ptr, ptr], "epg_device_copy_rate": [ptr, c.c_size_t, ptr],
+    "epg_timestamp_async": [ptr, ptr, ptr],
     "epg_host_func": [ptr, ptr, ptr, ptr, text],
     "epg_team_create_threads": [ptr, ptr, u32, ptr], "epg_team_barrier": [ptr],
-    "epg_team_allgather": [ptr, ptr, c.c_size_t, ptr], "epg_team_abort": [ptr, text], "epg_team_get_stats": [ptr, ptr],
+    "epg_team_allgather": [ptr, ptr, c.c_size_t, ptr], "epg_team_abort": [ptr, text],
+    "epg_team_allgather_begin": [ptr, ptr, c.c_size_t], "epg_team_allgather_end": [ptr, ptr],
+    "epg_team_retire": [ptr, u32], "epg_team_rejoin": [ptr, u32, ptr], "epg_team_get_stats": [ptr, ptr],
     "epg_group_create": [ptr, ptr, ptr], "epg_group_get_options": [ptr, ptr],
     "epg_dispatch": [ptr, ptr, ptr, ptr], "epg_combine": [ptr, u32, ptr, ptr, ptr],
     "epg_dispatch_send": [ptr, ptr, ptr], "epg_dispatch_recv": [ptr, u32, ptr, ptr],
     "epg_combine_send": [ptr, u32, ptr, ptr], "epg_combine_recv": [ptr, u32, ptr, ptr],
     "epg_pair_abandon": [ptr, u32, ptr], "epg_group_view": [ptr, u32, ptr],
     "epg_group_expert_map": [ptr, ptr], "epg_group_flags": [ptr, u32, ptr], "epg_group_check": [ptr, ptr],
+    "epg_group_join": [ptr, ptr, ptr], "epg_group_admit": [ptr, ptr, ptr],
+    "epg_group_plan_bytes": [ptr, u32, ptr],
+    "epg_group_fill": [ptr, u32, u32, ptr, ptr, ptr], "epg_group_rehearse": [ptr, i32, ptr],
+    "epg_group_alive": [ptr, u32, ptr], "epg_group_mask": [ptr, u32],
     "epg_group_clear_record": [ptr], "epg_group_get_stats": [ptr, ptr],
     "epg_runner_create": [ptr, ptr, ptr], "epg_runner_run": [ptr, ptr], "epg_runner_capture_all": [ptr, ptr],
     "epg_runner_reset": [ptr], "epg_runner_bucket": [ptr, u32, ptr], "epg_runner_get_stats": [ptr, ptr],
+    "epg_runner_dot": [ptr, u32, u32, ptr, ptr],
     "epg_step_alloc": [ptr, c.c_size_t, ptr],
+    "epg_experts_create": [ptr, ptr, ptr], "epg_experts_workspace": [ptr, u32, ptr],
+    "epg_experts_run": [ptr, ptr, ptr],
+    "epg_step_plan_all": [ptr, ptr, u32, ptr], "epg_stepper_create": [ptr, ptr, ptr],
+    "epg_stepper_begin": [ptr, ptr], "epg_stepper_end": [ptr, ptr, ptr], "epg_stepper_admission": [ptr, ptr],
     "epg_scope_table_create": [ptr, ptr], "epg_scope_enter": [ptr, i32, ptr, ptr, ptr], "epg_scope_leave": [ptr],
     "epg_scope_verify": [ptr, ptr, i32, ptr, ptr],
 }
@@ -94,7 +109,8 @@ _PLAIN: Dict[str, Tuple[Any, List[Any]]] = {
     "epg_device_destroy": (None, [ptr]), "epg_device_now_ns": (u64, [ptr]), "epg_stream_query": (i32, [ptr, ptr]),
     "epg_team_destroy": (None, [ptr]), "epg_team_rank": (u32, [ptr]), "epg_team_size": (u32, [ptr]),
     "epg_group_destroy": (None, [ptr]), "epg_runner_destroy": (None, [ptr]),
-    "epg_scope_table_destroy": (None, [ptr]),
+    "epg_scope_table_destroy": (None, [ptr]), "epg_experts_destroy": (None, [ptr]),
+    "epg_stepper_destroy": (None, [ptr]), "epg_team_incarnation": (u32, [ptr]), "epg_team_transport": (text, [ptr]),
 }
 
 

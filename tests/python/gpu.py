@@ -2,15 +2,19 @@
 import importlib
 import os
 import unittest
+import warnings
 
 os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # virtual ranks wait for one another; read at CUDA's start
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import epgraph  # noqa: E402
 
 
 def _module(name):
     try:
-        return importlib.import_module(name), ""
+        with warnings.catch_warnings():     # theirs are no errors of ours
+            warnings.simplefilter("ignore")
+            return importlib.import_module(name), ""
     except Exception as error:
         return None, f"{name} cannot be imported: {error}"
 

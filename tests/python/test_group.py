@@ -26,6 +26,14 @@ def factor(rank, token):
     return sum(w * (e + 1) for e, w in zip(IDS[rank][token], WEIGHTS[token]) if e >= 0)
 
 
+def fp8(bytes_):
+    """The values of float8_e4m3fn, written out from their definition."""
+    sign, exponent, fraction = bytes_ >> 7, (bytes_ >> 3) & 15, bytes_ & 7
+    size = numpy.where(exponent == 0, fraction * 2.0 ** -9,
+                       (1 + fraction / 8) * numpy.exp2(exponent.astype("f8") - 7))
+    return numpy.where(sign == 1, -size, size)
+
+
 class Launch(unittest.TestCase):
     def test_results_in_rank_order(self):
         def body(team, add):
@@ -220,6 +228,177 @@ class Pairs(unittest.TestCase):
             numpy.testing.assert_array_equal(out, rows)
 
         epgraph.launch(body, RANKS)
+
+    def test_fp8_rows_are_quantised_once_and_have_scales(self):
+        hidden = 256
+        for layout, scale_layout in (("in_place", "row_major"), ("contiguous", "column_major"), ("masked", "packed")):
+            with self.subTest(layout):
+                def body(team):
+                    group = make(team, row_type="float8_e4m3", hidden=hidden, layout=layout, scale_layout=scale_layout,
+                                 scale_power_of_two=scale_layout == "packed")
+                    random = numpy.random.default_rng(team.rank)
+                    exact = random.standard_normal((TOKENS, hidden)).astype("f4")
+                    rows = (exact.view("u4") >> 16).astype("u2")   # bfloat16, cut off
+                    sent = (rows.astype("u4") << 16).view("f4")
+                    ids = numpy.array(IDS[team.rank], "i4")
+                    with team.device.stream() as stream:
+                        view = group.dispatch(rows, ids, stream=stream)
+                        group.combine(group.output(), stream=stream)
+                        stream.synchronize()
+                    group.check()
+                    everyone = [numpy.frombuffer(raw, "f4").reshape(sent.shape) for raw in
+                                team.allgather(sent.tobytes())]
+                    self.assertEqual(view.rows.dtype, "u1")
+                    for local in range(view.local_experts):
+                        for place in range(int(view.counts[local])):
+                            p = int(view.offsets[local]) + place
+                            row = view.rows[p if view.row_index is None else view.row_index[p]]
+                            scale = self.scale_of(view, local, place, p)
+                            numpy.testing.assert_allclose(fp8(row).reshape(2, 128) * scale[:, None], everyone[
+                                view.row_source[p]][view.row_token[p]].reshape(2, 128), rtol=0.07, atol=0.001)
+
+                epgraph.launch(body, RANKS)
+
+    @staticmethod
+    def scale_of(view, local, place, p):
+        if view.scales.ndim == 3:
+            words = view.scales[local, place]
+            return numpy.exp2(numpy.array([words[0] & 255, words[0] >> 8 & 255], "f4") - 127)
+        return view.scales[p if view.row_index is None else view.row_index[p]]
+
+    def test_fp8_and_opaque_rows_arrive_as_they_were(self):
+        def body(team):
+            random = numpy.random.default_rng(team.rank)
+            for options, scale_kind, width, scales in (
+                    (dict(row_type="float8_e4m3", hidden=256), "f4", 256, 2),
+                    (dict(row_type="opaque", row_bytes=24, scale_bytes=5), "u1", 24, 5)):
+                group = make(team, layout="contiguous", **options)
+                rows = random.integers(0, 120, (TOKENS, width)).astype("u1")
+                scale = random.integers(1, 100, (TOKENS, scales)).astype(scale_kind)
+                ids = numpy.array([[team.rank * 2, -1]] * TOKENS, "i4")     # to itself
+                with team.device.stream() as stream:
+                    with self.assertRaisesRegex(ValueError, "scales is missing"):
+                        group.dispatch(rows, ids, stream=stream)
+                    view = group.dispatch(rows, ids, scales=scale, stream=stream)
+                    group.combine(group.output(), stream=stream)
+                    stream.synchronize()
+                self.assertEqual(view.counts.tolist(), [TOKENS, 0])
+                numpy.testing.assert_array_equal(view.rows[:TOKENS], rows)
+                numpy.testing.assert_array_equal(view.scales[:TOKENS], scale)
+
+        epgraph.launch(body, RANKS)
+
+    def test_scales_where_there_are_none(self):
+        def body(team):
+            rows, ids, _ = self.inputs(0)
+            with team.device.stream() as stream, self.assertRaisesRegex(ValueError, "scales is given.*float32 rows"):
+                make(team).dispatch(rows, ids, scales=rows, stream=stream)
+
+        epgraph.launch(body, 1)
+
+    def test_halves(self):
+        def body(team):
+            group = make(team)
+            rows, ids, weights = self.inputs(team.rank)
+            with team.device.stream() as stream:
+                group.dispatch_send(rows, ids, weights, stream=stream)
+                with self.assertRaisesRegex(epgraph.Error, "EPG_ERR_STATE"):
+                    group.combine_send(group.output(), stream=stream)
+                view = group.dispatch_recv(stream=stream)
+                outputs = group.run_experts(view, lambda expert, x: x * numpy.float32(expert + 1), stream=stream)
+                group.combine_send(outputs, stream=stream)
+                out = group.combine_recv(numpy.zeros((TOKENS, HIDDEN), "f4"), stream=stream)
+                stream.synchronize()
+                group.check()
+            return out
+
+        self.assert_right(epgraph.launch(body, RANKS))
+
+    def test_empty_pairs_fill_up_a_lane(self):
+        def body(team):
+            group, calls = make(team), []
+
+            def experts(index, view):
+                calls.append(index)
+                return group.run_experts(view, lambda expert, x: x * numpy.float32(expert + 1), stream=stream)
+
+            with team.device.stream() as stream:
+                if team.rank == 0:
+                    outs = []
+                    for _ in range(2):
+                        view = group.dispatch(*self.inputs(0), stream=stream)
+                        outputs = group.run_experts(view, lambda expert, x: x * numpy.float32(expert + 1),
+                                                    stream=stream)
+                        outs.append(group.combine(outputs, stream=stream))
+                else:
+                    outs = []
+                    group.fill(2, experts, stream=stream)
+                    self.assertEqual(calls, [0, 1])
+                stream.synchronize()
+                group.check()
+                for out in outs:
+                    for token in range(TOKENS):
+                        expected = self.inputs(0)[0][token] * numpy.float32(factor(0, token))
+                        numpy.testing.assert_array_equal(out[token], expected)
+                # Without experts tokens are flagged at their owner.
+                if team.rank == 0:
+                    view = group.dispatch(*self.inputs(0), stream=stream)
+                    group.combine(group.run_experts(view, lambda expert, x: x, stream=stream), stream=stream)
+                else:
+                    group.fill(stream=stream)
+                stream.synchronize()
+                if team.rank == 0:
+                    self.assertEqual(group.flags()[:TOKENS].tolist(), [1, 1, 1])
+            self.assertEqual(group.stats()["pairs"], 3)
+
+        epgraph.launch(body, RANKS)
+
+    def test_what_experts_of_an_empty_pair_raise(self):
+        def body(team):
+            group = make(team)
+            with team.device.stream() as stream:
+                with self.assertRaisesRegex(KeyError, "ill"):
+                    group.fill(1, lambda index, view: {}["ill"], stream=stream)
+                group.abandon(stream=stream)
+                stream.synchronize()
+            return self.exchange(team, group)[0]
+
+        self.assert_right(epgraph.launch(body, RANKS))
+
+    def test_a_masked_rank_is_left_out(self):
+        def body(team):
+            group = make(team)
+            self.assertTrue(group.alive(1))
+            if team.rank == 1:
+                return
+            group.mask(1)
+            self.assertEqual((group.alive(0), group.alive(1)), (True, False))
+            with team.device.stream() as stream:
+                view = group.dispatch(*self.inputs(0), stream=stream)
+                out = group.combine(group.run_experts(view, lambda expert, x: x * numpy.float32(expert + 1),
+                                                      stream=stream), stream=stream)
+                stream.synchronize()
+            self.assertEqual(group.flags()[:TOKENS].tolist(), [1, 1, 1])
+            numpy.testing.assert_array_equal(out[0], self.inputs(0)[0][0] * numpy.float32(0.5))
+            with self.assertRaisesRegex(epgraph.Error, "rank"):
+                group.alive(7)
+
+        epgraph.launch(body, RANKS)
+
+    def test_a_rehearsal_sends_nothing(self):
+        def body(team):
+            group = make(team)
+            with team.device.stream() as stream:
+                if team.rank == 0:  # the peer does nothing
+                    group.rehearse(True, stream=stream)
+                    view = group.dispatch(*self.inputs(0), stream=stream)
+                    group.combine(group.run_experts(view, lambda expert, x: x, stream=stream), stream=stream)
+                    group.rehearse(False, stream=stream)
+                    stream.synchronize()
+                    self.assertEqual(int(view.total[0]), 0)
+            return self.exchange(team, group)[0]
+
+        self.assert_right(epgraph.launch(body, RANKS))
 
     def test_inputs_live_as_long_as_the_work_needs_them(self):
         def body(team):

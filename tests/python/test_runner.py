@@ -125,9 +125,119 @@ class Plain(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "has returned"):
             kept[0].alloc((1,))
 
+    def test_as_a_decorator(self):
+        seen = []
+
+        @epgraph.Runner(buckets=[2], device=self.device, warmups=0, probe=False)
+        def step(call):
+            """Notes."""
+            call.stream.host_func(lambda: seen.append(call.bucket))
+
+        step(1, stream=self.stream)
+        step.run(2, stream=self.stream)
+        self.stream.synchronize()
+        self.assertEqual((seen, step.__doc__), ([2, 2], "Notes."))
+        with self.assertRaisesRegex(ValueError, "no step function yet"):
+            epgraph.Runner(buckets=[2], device=self.device).run(1, stream=self.stream)
+
+    def test_eager_segments_run_at_every_step(self):
+        seen, phases = [], []
+
+        def attention(call):
+            phases.append(call.phase)
+            call.stream.host_func(lambda: seen.append("attention"))
+
+        def experts(call):
+            call.stream.host_func(lambda: seen.append("experts"))
+
+        runner = epgraph.Runner([epgraph.eager(attention), experts], buckets=[1], device=self.device, warmups=1)
+        runner.run(1, stream=self.stream)
+        runner.run(1, stream=self.stream)
+        self.stream.synchronize()
+        self.assertEqual(phases, ["warmup", "eager", "eager"])
+        self.assertEqual(seen, ["attention", "experts"] * 3)
+        self.assertIn("digraph", runner.dot(1))
+        with self.assertRaisesRegex(epgraph.Error, "EPG_ERR_NOT_FOUND"):
+            runner.dot(7)
+
+    def test_the_step_runs_in_a_scope_of_the_callers_runtimes(self):
+        class Follower(epgraph.ForeignRuntime):
+            name, stream = "follower", 0
+
+            def get(self, ordinal):
+                return self.stream
+
+            def set(self, ordinal, stream):
+                before, self.stream = self.stream, stream
+                return before
+
+            def restore(self, ordinal, before):
+                self.stream = before
+
+        follower, seen = Follower(), []
+        with epgraph.ScopeTable(runtimes=[follower]) as table:
+            runner = epgraph.Runner(lambda call: seen.append(follower.stream == call.stream.raw), buckets=[1],
+                                    device=self.device, scopes=table, warmups=1)
+            runner.run(1, stream=self.stream)
+            self.assertEqual((seen, follower.stream), ([True] * 3, 0))
+            runner.close()
+
+    def test_what_another_library_says_of_906_names_the_step(self):
+        """As PyTorch does, where a library inside launches on the legacy stream."""
+        def strays(call):
+            if call.phase == "probe":
+                raise RuntimeError("CUDA error: operation would make the legacy stream depend on a capturing blocking "
+                                   "stream")
+
+        runner = epgraph.Runner(strays, buckets=[1], device=self.device)
+        with self.assertRaisesRegex(epgraph.Error, 'EPG_ERR_ESCAPED.*legacy stream.*segment "strays"') as caught:
+            runner.run(1, stream=self.stream)
+        self.assertIn("CUDA error", str(caught.exception.__cause__))
+
+    def test_all_buckets_largest_first(self):
+        told, buckets = [], []
+        runner = epgraph.Runner(lambda call: buckets.append(call.bucket), buckets=[1, 2, 4], device=self.device,
+                                warmups=0, probe=False, progress=lambda done, all_: told.append((done, all_)))
+        runner.capture_all(stream=self.stream)
+        self.assertEqual((buckets, told), ([4, 2, 1], [(1, 3), (2, 3), (3, 3)]))
+
+    def test_what_a_failed_capture_held_is_let_go(self):
+        class Thing:
+            def __call__(self):
+                pass
+
+        thing, ill = Thing(), [True]
+
+        def step(call):
+            call.stream.host_func(thing)
+            if ill and call.phase == "capture":
+                raise KeyError(1)
+
+        runner = epgraph.Runner(step, buckets=[1], device=self.device)
+        before = sys.getrefcount(thing)
+        with self.assertRaises(KeyError):
+            runner.run(1, stream=self.stream)
+        gc.collect()
+        self.assertEqual(sys.getrefcount(thing), before)
+        ill.clear()
+        runner.run(1, stream=self.stream)
+        self.stream.synchronize()
+        gc.collect()
+        self.assertEqual(sys.getrefcount(thing), before + 1)   # the captured one; those of warm-ups are gone
+
     def test_bad_arguments(self):
         with self.assertRaisesRegex(ValueError, "groups or a device"):
             epgraph.Runner(lambda call: None)
+        runner = epgraph.Runner(lambda call: None, buckets=[1], device=self.device)
+        with self.assertRaisesRegex(ValueError, "tokens is -1"):
+            runner.run(-1, stream=self.stream)
+        with self.assertRaisesRegex(TypeError, "stream is a int"):
+            runner.run(1, stream=64)
+        with epgraph.Device() as other, self.assertRaisesRegex(ValueError, "another device"):
+            runner.run(1, stream=other.stream())
+        self.stream.close()
+        with self.assertRaisesRegex(ValueError, "Stream is closed"):
+            runner.run(1, stream=self.stream)
         with self.assertRaisesRegex(epgraph.Error, "EPG_ERR_INVALID"):
             epgraph.Runner(lambda call: None, buckets=[4, 2], device=self.device)
 
