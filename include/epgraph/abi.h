@@ -1,8 +1,8 @@
 /* How the public structs lie in memory, for bindings that mirror them: a binding compares its own with this table when
  * it loads the library, so that a mistake is an error there and not a wrong answer later.
  *
- * The table holds the structs of devices, teams, groups, experts, runners, scopes and settings. A struct's own row
- * comes before its fields', in the order of its declaration. */
+ * The table holds the structs of devices, teams, groups, experts, runners, scopes, steps and settings. A struct's own
+ * row comes before its fields', in the order of its declaration. */
 #ifndef EPGRAPH_ABI_H
 #define EPGRAPH_ABI_H
 

@@ -19,14 +19,16 @@ One MoE exchange on two virtual ranks::
 """
 from ._device import Device, Stream
 from ._dlpack import Memory
+from ._experts import Experts
 from ._group import Group
 from ._library import Error, LibraryError, VERSION as __version__
 from ._runner import Runner, StepCall, eager
 from ._scope import ForeignRuntime, Runtime, ScopeTable, scope, verify_scope
 from ._settings import settings
+from ._step import Admission, Member, Plan, Stepper, step_plan
 from ._team import Team, launch, teams
 from ._view import View
 
-__all__ = ["Device", "Error", "ForeignRuntime", "Group", "LibraryError", "Memory", "Runner", "Runtime", "ScopeTable",
-           "StepCall", "Stream", "Team", "View", "eager", "launch", "scope", "settings", "teams", "verify_scope",
-           "__version__"]
+__all__ = ["Admission", "Device", "Error", "Experts", "ForeignRuntime", "Group", "LibraryError", "Member", "Memory",
+           "Plan", "Runner", "Runtime", "ScopeTable", "StepCall", "Stepper", "Stream", "Team", "View", "eager",
+           "launch", "scope", "settings", "step_plan", "teams", "verify_scope", "__version__"]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import ctypes as c
 from typing import Any, Dict, List, Tuple, Type, TypeVar
 
-u32, u64, i32, ptr, text = c.c_uint32, c.c_uint64, c.c_int, c.c_void_p, c.c_char_p
+u16, u32, u64, i32, ptr, text = c.c_uint16, c.c_uint32, c.c_uint64, c.c_int, c.c_void_p, c.c_char_p
+LANES_MAX = 8
 
 
 def _all(kind: Any, names: str) -> List[Tuple[str, Any]]:
@@ -125,6 +126,31 @@ class ScopeReport(c.Structure):
     _fields_ = [("size", u32), ("count", u32), ("entries", ScopeEntry * 16)]
 
 
+class Member(c.Structure):
+    _fields_ = _all(u32, "incarnation state")
+
+
+class Admission(c.Structure):
+    _fields_ = _all(u32, "size ranks") + _all(ptr, "members epochs")
+
+
+class StepConfig(c.Structure):
+    _fields_ = ([("size", u32), ("policy", i32)] + _all(u32, "chunk prefill_burst ll_max_tokens")
+                + [("mode", i32), ("buckets", ptr)] + _all(u32, "bucket_count lanes"))
+
+
+class StepReport(c.Structure):
+    _fields_ = (_all(u32, "prefill_tokens decode_tokens spec_tokens prefill_streak")
+                + [("pairs", u32 * LANES_MAX), ("epochs", u32 * LANES_MAX), ("incarnation", u32)]
+                + _all(u16, "stop error join alive"))
+
+
+class StepPlan(c.Structure):
+    _fields_ = (_all(i32, "phase mode") + _all(u32, "tokens bucket")
+                + [("pairs", u32 * LANES_MAX), ("join_epochs", u32 * LANES_MAX), ("join_ranks", u32)]
+                + _all(u16, "stop error") + _all(u32, "error_rank incarnation") + _all(u16, "alive join"))
+
+
 STRUCTS: Dict[str, Type[c.Structure]] = {
     "epg_setting_info": SettingInfo, "epg_device_options": DeviceOptions, "epg_device_info": DeviceInfo,
     "epg_team_options": TeamOptions, "epg_team_stats": TeamStats, "epg_group_options": GroupOptions,
@@ -133,7 +159,8 @@ STRUCTS: Dict[str, Type[c.Structure]] = {
     "epg_group_stats": GroupStats, "epg_runner_input": RunnerInput, "epg_step_call": StepCall, "epg_segment": Segment,
     "epg_runner_options": RunnerOptions, "epg_runner_step": RunnerStep, "epg_runner_stats": RunnerStats,
     "epg_scope_runtime": ScopeRuntime, "epg_scope_options": ScopeOptions, "epg_scope_entry": ScopeEntry,
-    "epg_scope_report": ScopeReport,
+    "epg_scope_report": ScopeReport, "epg_member": Member, "epg_admission": Admission,
+    "epg_step_config": StepConfig, "epg_step_report": StepReport, "epg_step_plan": StepPlan,
 }
 
 _DEFAULTS: Dict[str, Dict[str, int]] = {

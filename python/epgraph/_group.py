@@ -12,6 +12,7 @@ from ._dlpack import ITEM_BYTES
 from ._foreign import stream_handle
 from ._frameworks import empty, framework_of, lasting, over
 from ._library import Error, STATE, lib
+from ._step import Admission
 from ._team import Team
 from ._view import View
 
@@ -53,6 +54,8 @@ class Group(Handle):
         scale_power_of_two: fp8: every scale is a power of two.
         scale_layout: fp8: ``"row_major"``, ``"column_major"`` or ``"packed"``: how the view's scales lie.
         row_bytes, scale_bytes: opaque: bytes of a row, and of its scales.
+        join: take the place of a group that was lost with an earlier incarnation of this rank (``Team.rejoin``), with
+            the same options and not collectively; until ``admit`` it can rehearse and capture, and nothing else.
         logical_experts, slots, row_align, rows_per_expert, max_expert_rows, timeout_ms: as in ``epgraph/group.h``;
             0 is the default.
 
@@ -64,7 +67,7 @@ class Group(Handle):
                  row_type: str = "float32", layout: str = "in_place", lanes: int = 1, logical_experts: int = 0,
                  slots: int = 0, row_align: int = 0, rows_per_expert: int = 0, max_expert_rows: int = 0,
                  timeout_ms: int = 0, scale_power_of_two: bool = False, scale_layout: str = "row_major",
-                 row_bytes: int = 0, scale_bytes: int = 0) -> None:
+                 row_bytes: int = 0, scale_bytes: int = 0, join: bool = False) -> None:
         super().__init__(team)
         options = _abi.init(
             _abi.GroupOptions, experts=experts, hidden=hidden, topk=topk, max_tokens=max_tokens,
@@ -73,7 +76,8 @@ class Group(Handle):
             max_expert_rows=max_expert_rows, timeout_ms=timeout_ms, scale_power_of_two=int(scale_power_of_two),
             scale_layout=_choose(SCALES, scale_layout, "scale_layout"), row_bytes=row_bytes, scale_bytes=scale_bytes)
         raw = c.c_void_p()
-        lib.epg_group_create(team.raw, c.byref(options), c.byref(raw))
+        create = lib.epg_group_join if join else lib.epg_group_create
+        create(team.raw, c.byref(options), c.byref(raw))
         self._raw = raw.value
         self.team, self.device = team, team.device
         lib.epg_group_get_options(self.raw, c.byref(options))
@@ -414,6 +418,14 @@ class Group(Handle):
     def mask(self, rank: int) -> None:
         """Leaves `rank` out from now on, on this rank: what an expired wait does. Captured work skips it too."""
         lib.epg_group_mask(self.raw, rank)
+
+    def admit(self, admission: Admission, *, stream: Any) -> None:
+        """Enqueues an admission (``Stepper.admission``), with no pair open: after the earlier pairs of all lanes and
+        before all later ones. Where this rank stays, those that join are taken in when each lane comes to its epoch.
+        Where it joins, it waits, bounded, for those that stay. Not during capture."""
+        told, held = admission._as_c()
+        lib.epg_group_admit(self.raw, c.byref(told), self._use(stream))
+        del held
 
     def rehearse(self, on: bool, *, stream: Any) -> None:
         """While on, in the order of `stream`, operations send nothing, wait for nothing and leave the epoch alone;

@@ -20,6 +20,7 @@ class Team(Handle):
         super().__init__(device)
         self.device = device
         self._raw = raw
+        self._offered = 0   # bytes, by allgather_begin
 
     def _destroy(self, raw: int) -> None:
         lib.epg_team_destroy(raw)
@@ -42,6 +43,39 @@ class Team(Handle):
         out = c.create_string_buffer(max(1, len(data) * self.size))
         lib.epg_team_allgather(self.raw, data, len(data), out)
         return [out.raw[rank * len(data):(rank + 1) * len(data)] for rank in range(self.size)]
+
+    def allgather_begin(self, data: bytes) -> None:
+        """The first half of ``allgather``: `data` is offered at once, without waiting. One may be open at a time."""
+        lib.epg_team_allgather_begin(self.raw, data, len(data))
+        self._offered = len(data)
+
+    def allgather_end(self) -> List[bytes]:
+        """The second half: waits for the others. After ``EPG_ERR_TIMEOUT`` it may be called again, once the missing
+        ranks are retired; theirs are zeros then."""
+        size = self._offered
+        out = c.create_string_buffer(max(1, size * self.size))
+        lib.epg_team_allgather_end(self.raw, out)
+        return [out.raw[rank * size:(rank + 1) * size] for rank in range(self.size)]
+
+    def retire(self, rank: int) -> None:
+        """`rank` is gone for good: its thread has ended, and none of its work runs or will run. Collective calls do not
+        wait for it any more."""
+        lib.epg_team_retire(self.raw, rank)
+
+    def rejoin(self, rank: int) -> "Team":
+        """A membership on the place of `rank`, which was retired, of its next incarnation."""
+        raw = c.c_void_p()
+        lib.epg_team_rejoin(self.raw, rank, c.byref(raw))
+        return Team(self.device, raw.value)  # type: ignore[arg-type]
+
+    @property
+    def incarnation(self) -> int:
+        """0 in a rank's first life."""
+        return int(lib.epg_team_incarnation(self.raw))
+
+    @property
+    def transport(self) -> str:
+        return str(lib.epg_team_transport(self.raw).decode())
 
     def abort(self, reason: str) -> None:
         """Wakes every rank from every wait; their calls fail with ``EPG_ERR_ABORTED`` and the first reason given."""

@@ -6,6 +6,7 @@
 #include "epgraph/runner.h"
 #include "epgraph/scope.h"
 #include "epgraph/settings.h"
+#include "epgraph/step.h"
 
 #define TYPE(type) {#type, "", 0, sizeof(type)}
 #define FIELD(type, field) {#type, #field, offsetof(type, field), sizeof(((type *)NULL)->field)}
@@ -203,6 +204,50 @@ static const epg_abi_row table[] = {
     FIELD(epg_scope_report, size),
     FIELD(epg_scope_report, count),
     FIELD(epg_scope_report, entries),
+    TYPE(epg_member),
+    FIELD(epg_member, incarnation),
+    FIELD(epg_member, state),
+    TYPE(epg_admission),
+    FIELD(epg_admission, size),
+    FIELD(epg_admission, ranks),
+    FIELD(epg_admission, members),
+    FIELD(epg_admission, epochs),
+    TYPE(epg_step_config),
+    FIELD(epg_step_config, size),
+    FIELD(epg_step_config, policy),
+    FIELD(epg_step_config, chunk),
+    FIELD(epg_step_config, prefill_burst),
+    FIELD(epg_step_config, ll_max_tokens),
+    FIELD(epg_step_config, mode),
+    FIELD(epg_step_config, buckets),
+    FIELD(epg_step_config, bucket_count),
+    FIELD(epg_step_config, lanes),
+    TYPE(epg_step_report),
+    FIELD(epg_step_report, prefill_tokens),
+    FIELD(epg_step_report, decode_tokens),
+    FIELD(epg_step_report, spec_tokens),
+    FIELD(epg_step_report, prefill_streak),
+    FIELD(epg_step_report, pairs),
+    FIELD(epg_step_report, epochs),
+    FIELD(epg_step_report, incarnation),
+    FIELD(epg_step_report, stop),
+    FIELD(epg_step_report, error),
+    FIELD(epg_step_report, join),
+    FIELD(epg_step_report, alive),
+    TYPE(epg_step_plan),
+    FIELD(epg_step_plan, phase),
+    FIELD(epg_step_plan, mode),
+    FIELD(epg_step_plan, tokens),
+    FIELD(epg_step_plan, bucket),
+    FIELD(epg_step_plan, pairs),
+    FIELD(epg_step_plan, join_epochs),
+    FIELD(epg_step_plan, join_ranks),
+    FIELD(epg_step_plan, stop),
+    FIELD(epg_step_plan, error),
+    FIELD(epg_step_plan, error_rank),
+    FIELD(epg_step_plan, incarnation),
+    FIELD(epg_step_plan, alive),
+    FIELD(epg_step_plan, join),
 };
 
 size_t epg_abi_count(void) { return sizeof(table) / sizeof(table[0]); }

@@ -236,6 +236,44 @@ class Torch(Gpu):
             del counts
             gc.collect()
 
+    def test_experts_with_weights_of_torch(self):
+        inner = 96
+
+        def weights(expert):
+            random = torch.Generator("cuda").manual_seed(expert)
+            return [(torch.randn(shape, generator=random, device="cuda") / shape[1] ** 0.5).to(torch.bfloat16)
+                    for shape in ((2 * inner, HIDDEN), (HIDDEN, inner))]
+
+        def body(team):
+            group, stream, local = make(team, layout="in_place"), team.device.stream(), EXPERTS // team.size
+            experts = epgraph.Experts(team.device, local_experts=local, hidden=HIDDEN, intermediate=inner)
+            mine = [weights(team.rank * local + e) for e in range(local)]
+            gate_up, down = (torch.stack([pair[part] for pair in mine]) for part in (0, 1))
+            random = torch.Generator("cuda").manual_seed(100 + team.rank)
+            rows = torch.randn(TOKENS, HIDDEN, generator=random, device="cuda").to(torch.bfloat16)
+            ids = torch.tensor(IDS[team.rank], dtype=torch.int32, device="cuda")
+            share = torch.tensor(WEIGHTS, device="cuda")
+            self.ready(team)
+            view = group.dispatch(rows, ids, share, stream=stream)
+            out = group.combine(experts.run(view, gate_up, down, stream=stream), stream=stream)
+            stream.synchronize()
+            group.check()
+            with self.assertRaisesRegex(TypeError, "down has elements of kind 'f4'"):
+                experts.run(view, gate_up, down.float(), stream=stream)
+            expected = torch.zeros(TOKENS, HIDDEN, device="cuda")
+            for token in range(TOKENS):
+                for e, w in zip(IDS[team.rank][token], WEIGHTS[token]):
+                    if e >= 0:
+                        up, to = (each.float() for each in weights(e))
+                        both = up @ rows[token].float()
+                        expected[token] += w * (to @ (torch.nn.functional.silu(both[:inner]) * both[inner:]))
+            experts.close()
+            return (out.float() - expected).abs().max().item(), expected.abs().max().item()
+
+        self.launch(body, ranks=1)
+        for worst, most in self.launch(body):
+            self.assertLess(worst, 0.02 * most)
+
     def test_fp8_rows_and_scales_are_torch_memory(self):
         def body(team):
             group = make(team, row_type="float8_e4m3", hidden=256, layout="contiguous", scale_layout="column_major")
