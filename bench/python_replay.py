@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""What a replay through Python costs above the C call.
+
+    make && EPGRAPH_LIBRARY=$(ls build/libepgraph.so.*) PYTHONPATH=python python3 bench/python_replay.py [host|cuda]
+
+One graph of one node (a memset of 4 bytes) is replayed in three ways, on the same runner and stream:
+
+    C       epg_runner_run in a loop in C (compiled here with cc), the step struct filled in once
+    ctypes  the same call through ctypes with everything prepared, which is what ctypes alone costs
+    Python  Runner.run(tokens, stream=stream), without inputs and with 4; through a foreign stream too, on CUDA
+
+The ways take turns, batch by batch, each batch followed by a synchronisation that is not timed, so that the device's
+queue never fills. The figure of a way is the median over the batches of a batch's mean; the loop itself, measured with
+an empty body, is taken off the two ways in Python. Printed is what each is above C.
+"""
+import ctypes
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import epgraph
+from epgraph._library import lib
+
+BATCH, BATCHES, WARM = 200, 101, 3
+LOOP = r"""
+#include <time.h>
+double loop(int (*run)(void *, const void *), void *runner, const void *step, long count)
+{
+    struct timespec a, b;
+    clock_gettime(CLOCK_MONOTONIC, &a);
+    for (long i = 0; i < count; i++)
+        if (run(runner, step) != 0)
+            return -1;
+    clock_gettime(CLOCK_MONOTONIC, &b);
+    return (double)(b.tv_sec - a.tv_sec) * 1e6 + (double)(b.tv_nsec - a.tv_nsec) * 1e-3;
+}
+"""
+
+
+def compiled_loop(folder):
+    source, library = os.path.join(folder, "loop.c"), os.path.join(folder, "loop.so")
+    with open(source, "w") as file:
+        file.write(LOOP)
+    subprocess.run([os.environ.get("CC", "cc"), "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+    loop = ctypes.CDLL(library).loop
+    loop.restype = ctypes.c_double
+    return loop
+
+
+def in_c(loop, runner):
+    entry = ctypes.cast(lib.epg_runner_run, ctypes.c_void_p)
+    return lambda: loop(entry, runner._object, runner._step_address, ctypes.c_long(BATCH))
+
+
+def in_python(call):
+    """Microseconds of a batch of calls, the loop taken off."""
+    def timed():
+        clock, rounds = time.perf_counter, range(BATCH)
+        began = clock()
+        for _ in rounds:
+            pass
+        empty = clock() - began
+        began = clock()
+        for _ in rounds:
+            call()
+        return (clock() - began - empty) * 1e6
+    return timed
+
+
+def arrays(device, count):
+    """`count` arrays to bind: numpy's on the host, epgraph.Memory or PyTorch's on CUDA. And what they are."""
+    if device.kind == "cuda":
+        import torch
+        return [torch.zeros(8, device="cuda") for _ in range(count)], "PyTorch"
+    import numpy
+    return [numpy.zeros(8, "f4") for _ in range(count)], "numpy"
+
+
+def measure(device):
+    stream = device.stream()
+    memory = epgraph._frameworks.DeviceMemory(device, 256)
+
+    def step(call):
+        lib.epg_memset_async(device.raw, memory.address, call.bucket, 4, call.stream.raw)
+
+    def runner_with(**inputs):
+        runner = epgraph.Runner(step, buckets=[8], device=device)
+        runner.run(8, stream=stream, **inputs)
+        return runner
+
+    plain, bound = runner_with(), None
+    bare = ctypes.CFUNCTYPE(ctypes.c_int)(("epg_runner_run", lib))
+    runner, address = plain._object, plain._step_address
+    with tempfile.TemporaryDirectory() as folder:
+        loop = compiled_loop(folder)
+    ways = {"C": in_c(loop, plain), "ctypes": in_python(lambda: bare(runner, address)),
+            "Python": in_python(lambda: plain.run(8, stream=stream))}
+    try:
+        many, whose = arrays(device, 4)
+    except ImportError as error:
+        print(f"  without inputs: {error}")
+    else:
+        inputs = {f"input {place}": array for place, array in enumerate(many)}
+        bound = runner_with(inputs=inputs)
+        ways[f"Python, 4 {whose} inputs"] = in_python(lambda: bound.run(8, stream=stream, inputs=inputs))
+        ways["C, 4 inputs"] = in_c(loop, bound)
+        if device.kind == "cuda":
+            import torch
+            foreign, theirs = torch.cuda.Stream(), runner_with()
+            theirs.run(8, stream=foreign)
+            ways["Python, a PyTorch stream"] = in_python(lambda: theirs.run(8, stream=foreign))
+    times = {name: [] for name in ways}
+    for number in range(WARM + BATCHES):
+        for name, way in ways.items():
+            took = way()
+            device.synchronize()
+            if number >= WARM:
+                times[name].append(took / BATCH)
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def main():
+    kinds = sys.argv[1:] or ["host", "cuda"]
+    for kind in kinds:
+        try:
+            device = epgraph.Device(kind)
+        except epgraph.Error as error:
+            print(f"{kind}: {error.message}")
+            continue
+        with device:
+            print(f"{device.describe()['name']}, Python {sys.version.split()[0]}, {BATCHES} batches of {BATCH} replays")
+            medians = measure(device)
+            for name, median in medians.items():
+                base = medians["C, 4 inputs" if "4" in name else "C"]
+                above = "" if name.startswith("C") else f", {median - base:+.3f} us above C"
+                print(f"  {name:26} {median:7.3f} us{above}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
