@@ -169,7 +169,7 @@ static void report(void)
 }
 
 /* CUDA calls this as it starts, once it has loaded the library. */
-int InitializeInjection(void);
+__attribute__((visibility("default"))) int InitializeInjection(void);
 int InitializeInjection(void)
 {
     if (cuptiActivityRegisterCallbacks(request, complete) == CUPTI_SUCCESS &&
