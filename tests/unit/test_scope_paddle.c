@@ -2,6 +2,7 @@
  * and what c10 reads, before, inside and after; and that nothing is destroyed. */
 #include <dlfcn.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include "support/scopes.h"
 
@@ -405,6 +406,36 @@ static void the_library_that_owns_the_symbols_is_taken(void **state)
     dlclose(empty);
 }
 
+/* c10's names are in both, with another calling convention each; Paddle's are even in the scope of the process. */
+static void beside_pytorch_each_is_called_as_its_own(void **state)
+{
+    (void)state;
+    char path[512];
+    const char *build = getenv("EPGRAPH_BUILD");
+    snprintf(path, sizeof path, "%s/tests/standins/paddle_tls/libphi_core.so", build ? build : "build");
+    void *everywhere = dlopen(path, RTLD_NOW | RTLD_GLOBAL), *torch = standin_load("now/libc10_cuda.so");
+    standin_stream (*get)(int8_t) =
+        (standin_stream(*)(int8_t))standin_symbol(torch, "_ZN3c104cuda20getCurrentCUDAStreamEa");
+    ((void (*)(int))standin_symbol(torch, "standin_count"))(STANDIN_DEVICES);
+    paddle p = load_paddle(&generations[3]);
+    epg_scope_report report = EPG_SCOPE_REPORT_INIT;
+    epg_scope *scope = NULL;
+    epg_scope_table *table = table_of(0, NULL, 0);
+    before b = look(&p);
+    assert_int_equal(epg_scope_enter(table, DEVICE, STREAM(1), &report, &scope), EPG_OK);
+    assert_int_equal(entry_of(&report, "PyTorch")->state, EPG_SCOPE_SET);
+    assert_int_equal(entry_of(&report, "Paddle")->state, EPG_SCOPE_SET);
+    assert_inside(&p, STREAM(1));
+    assert_int_equal(get(DEVICE).id, (uintptr_t)STREAM(1));
+    assert_int_equal(epg_scope_leave(scope), EPG_OK);
+    assert_as_before(&p, &b);
+    assert_int_equal(get(DEVICE).id, 0);
+    epg_scope_table_destroy(table);
+    dlclose(p.handle);
+    dlclose(torch);
+    dlclose(everywhere);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -418,6 +449,7 @@ int main(void)
         cmocka_unit_test(before_it_has_contexts_it_is_absent),
         cmocka_unit_test(without_gpus_it_is_absent),
         cmocka_unit_test(the_library_that_owns_the_symbols_is_taken),
+        cmocka_unit_test(beside_pytorch_each_is_called_as_its_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }
