@@ -250,7 +250,7 @@ epg_status epg_scope_enter(epg_scope_table *table, int ordinal, epg_stream strea
     epg_scope *made = epg__zalloc(1, sizeof *made, "a stream scope");
     if (!made)
         return EPG_ERR_NO_MEMORY;
-    *made = (epg_scope){.table = table, .thread = pthread_self(), .ordinal = ordinal};
+    made->table = table, made->thread = pthread_self(), made->ordinal = ordinal;
     pthread_mutex_lock(&table->lock);
     search_locked(table);
     for (uint32_t i = 0; i < table->count; i++)
