@@ -91,6 +91,29 @@ class Torch(Runtimes):
         epgraph.verify_scope("torch", device=self.device)
 
     @with_torch
+    def test_a_step_that_raises_has_left_its_scope(self):
+        pool, phases, x = torch.cuda.Stream(), [], torch.zeros(4, device="cuda")
+
+        def step(call):
+            phases.append(call.phase)
+            self.assertNotEqual(self.now(), pool)
+            x.add_(1)
+            if call.phase == raises:
+                raise KeyError(call.phase)
+
+        x.add_(1)
+        torch.cuda.synchronize()
+        for raises in ("warmup", "probe", "capture", "eager", "none"):
+            with torch.cuda.stream(pool), epgraph.Runner(step, buckets=[1], device=self.device, warmups=1) as runner:
+                if raises == "none":
+                    runner.run(1, stream=self.other)
+                else:
+                    with self.assertRaises(KeyError):
+                        runner.run(2 if raises == "eager" else 1, stream=self.other)
+                    self.assertEqual(phases[-1], raises)
+                self.assertEqual(self.now(), pool)
+
+    @with_torch
     def test_a_gpu_that_is_not_there(self):
         with self.assertRaisesRegex(epgraph.Error, "PyTorch: it sees [0-9]+ GPUs, and GPU 127 was asked for"):
             with epgraph.scope(self.mine, ordinal=127):
