@@ -14,7 +14,7 @@ from . import _dlpack
 from ._device import Device
 
 try:
-    import numpy
+    import numpy as numpy
 except ImportError:  # an optional dependency
     numpy = None  # type: ignore[assignment]
 

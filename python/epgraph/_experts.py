@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import ctypes as c
-from typing import Any, List, Optional
+from typing import Any, List
 
 from . import _abi
 from ._arrays import BFLOAT16, FLOAT32, ROW_ALIGNMENT, take

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import ctypes as c
-from typing import Any, Callable, Dict, Optional, Set, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
 
 from . import _abi
 from . import _arrays
@@ -362,7 +362,8 @@ class Group(Handle):
         Raises:
             Exception: what `experts` raised; its pair is still open, to be ended by ``abandon``.
         """
-        handle, raised = self._use(stream), []  # type: ignore[var-annotated]
+        handle = self._use(stream)
+        raised: List[BaseException] = []
 
         def call(_: Any, index: int, raw: Any, __: Any, expert_rows: Any) -> int:
             try:

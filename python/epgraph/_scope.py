@@ -215,7 +215,7 @@ class scope:
     def report(self) -> Optional[Tuple[Runtime, ...]]:
         if isinstance(self._report, c.Structure):   # made when asked for: it takes longer than to enter
             self._report = _lines(self._report)
-        return self._report
+        return self._report  # type: ignore[no-any-return]
 
     def __enter__(self) -> "scope":
         if self._raw is not None:
@@ -283,7 +283,8 @@ def verify_scope(operation: Union[str, Callable[[], Any]], *, device: Device,
         if device.kind != "cuda":
             raise ValueError(f"operation {operation!r} needs a CUDA device, this one is {device.kind!r}")
         operation = _OPERATIONS[operation](device.ordinal)
-    used, raised, run = table or _tables.get(False), [], operation  # type: ignore[var-annotated]
+    used, run = table or _tables.get(False), operation
+    raised: List[BaseException] = []
 
     def call(_: Any) -> int:
         try:

@@ -12,6 +12,11 @@ try:
 except ImportError:
     numpy = None
 
+try:
+    import torch
+except ImportError:
+    torch = None
+
 RANKS, EXPERTS, HIDDEN, TOPK, TOKENS = 2, 4, 8, 2, 3
 IDS = [[[0, 3], [2, 1], [3, -1]], [[1, 0], [3, 2], [0, -1]]]
 WEIGHTS = [[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]]
@@ -115,6 +120,44 @@ class WithoutNumpy(unittest.TestCase):
 
         with self.assertRaisesRegex(TypeError, "rows is a object"):
             epgraph.launch(body, 1)
+
+
+@unittest.skipIf(torch is None, "PyTorch is not installed")
+class TorchOnTheHost(unittest.TestCase):
+    def test_tensors_in_and_out(self):
+        for row_type in ("float32", "bfloat16"):
+            for layout in ("in_place", "contiguous", "masked"):
+                with self.subTest(row_type=row_type, layout=layout):
+                    epgraph.launch(lambda team: self.exchange(team, row_type, layout), RANKS)
+
+    def exchange(self, team, row_type, layout):
+        group, dtype = make(team, row_type=row_type, layout=layout), getattr(torch, row_type)
+        rows = (torch.arange(TOKENS * HIDDEN).reshape(TOKENS, HIDDEN) + team.rank).to(dtype)
+        count = torch.tensor([TOKENS - 1], dtype=torch.int32)
+        with team.device.stream() as stream:
+            view = group.dispatch(rows, torch.tensor(IDS[team.rank]), torch.tensor(WEIGHTS), tokens=count,
+                                  stream=stream)
+            outputs = group.run_experts(view, lambda expert, x: x * (expert + 1), stream=stream)
+            out = group.combine(outputs, stream=stream)
+            stream.synchronize()
+        group.check()
+        self.assertEqual((view.rows.dtype, out.dtype, view.counts.dtype), (dtype, dtype, torch.int32))
+        expected = torch.stack([rows[t].float() * factor(team.rank, t) for t in range(TOKENS)]).to(dtype)
+        expected[TOKENS - 1:] = 0
+        self.assertTrue(torch.equal(out, expected))
+
+    def test_a_tensor_on_its_own_terms(self):
+        def body(team):
+            group, rows = make(team), torch.zeros(TOKENS, HIDDEN)
+            ids = torch.zeros(TOKENS, TOPK, dtype=torch.int32)
+            with team.device.stream() as stream:
+                for kind, text, wrong in ((ValueError, "rows requires grad", rows.clone().requires_grad_()),
+                                          (ValueError, "rows is not contiguous", torch.zeros(HIDDEN, TOKENS).t()),
+                                          (TypeError, "kind 'bf16'", rows.bfloat16())):
+                    with self.assertRaisesRegex(kind, text):
+                        group.dispatch(wrong, ids, stream=stream)
+
+        epgraph.launch(body, 1)
 
 
 @unittest.skipIf(numpy is None, "numpy is not installed")
