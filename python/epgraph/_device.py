@@ -118,6 +118,10 @@ class Device(Handle):
     def _destroy(self, raw: int) -> None:
         lib.epg_device_destroy(raw)
 
+    def _is(self, other: "Device") -> bool:
+        """Whether streams and memory of `other` are this one's: two handles on a GPU are on the same GPU."""
+        return other is self or (self.kind, self.ordinal) == ("cuda", other.ordinal) == (other.kind, other.ordinal)
+
     def describe(self) -> Dict[str, Any]:
         """``name``, ``units`` (cores or multiprocessors) and ``memory_bytes``."""
         info = _abi.init(_abi.DeviceInfo)

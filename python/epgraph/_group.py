@@ -121,7 +121,7 @@ class Group(Handle):
     def _use(self, stream: Any) -> int:
         """The handle of a stream that is used from now on."""
         if isinstance(stream, Stream):
-            if stream.device is not self.device:
+            if not self.device._is(stream.device):
                 raise ValueError("stream is of another device than the group")
             if stream._owned:
                 self._streams.add(stream)

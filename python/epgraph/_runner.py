@@ -14,8 +14,8 @@ from ._frameworks import framework_of, over
 from ._garbage import garbage_paused
 from ._group import Group
 from ._library import CAPTURE_IMPLICIT, ESCAPED, Error, STATE, lib
+from ._pools import Pools
 from ._scope import ScopeTable
-from ._torch_pool import TorchPool
 
 PHASES = ("eager", "warmup", "probe", "capture")
 EAGER, WARMUP, PROBE, CAPTURE = range(4)
@@ -145,8 +145,8 @@ class Runner(Handle):
         step.run(tokens, stream=stream)
 
     While it is captured Python's garbage collector is off, lest a handle be destroyed inside the capture, and PyTorch
-    allocates from a pool of the runner's, lest the memory of a tensor that the step made be given to others while
-    graphs write there. One thread at a time per runner.
+    and CuPy allocate from pools of the runner's, lest the memory of a tensor that the step made be given to others
+    while graphs write there. One thread at a time per runner.
 
     On a CUDA device ``call.stream`` is current in every runtime found wherever the step is called, as by
     ``epgraph.scope``. A step that launches elsewhere, past all of them, is found in the first capture.
@@ -162,7 +162,8 @@ class Runner(Handle):
         probe: whether the first entry is captured on a blocking stream too, to find work that escapes.
         scopes: in which runtimes the step's stream is made current; None: on a CUDA device the built-in ones, on a host
             device none.
-        torch_pool: whether captures have a pool of PyTorch's allocator; None: if PyTorch is in use on the GPU.
+        private_pools: whether what PyTorch and CuPy allocate in captures comes from pools of the runner's. Without
+            them a step is to make no arrays.
         progress: ``progress(done, all)``, called by ``capture_all`` after each bucket.
 
     Raises:
@@ -173,7 +174,7 @@ class Runner(Handle):
     def __init__(self, fn: Union[None, StepFunction, Sequence[Any]] = None, *,
                  buckets: Optional[Sequence[int]] = None, max_bucket: int = 0, groups: Sequence[Group] = (),
                  device: Optional[Device] = None, warmups: int = -1, probe: bool = True,
-                 scopes: Optional[ScopeTable] = None, torch_pool: Optional[bool] = None,
+                 scopes: Optional[ScopeTable] = None, private_pools: bool = True,
                  progress: Optional[Callable[[int, int], Any]] = None) -> None:
         if not groups and device is None:
             raise ValueError("a Runner needs groups or a device")
@@ -181,7 +182,7 @@ class Runner(Handle):
         self.fn, self.groups = fn, list(groups)
         self.device: Device = groups[0].device if groups else device  # type: ignore[assignment]
         self._scopes = scopes
-        self._pool = TorchPool(self.device.ordinal, torch_pool if self.device.kind == "cuda" else False)
+        self._pools = Pools(self.device, private_pools)
         self._held: List[Any] = []          # what captured work reads and calls
         self._rehearsed: List[Any] = []     # what warm-ups and probes do
         self._failures = Failures()         # of captured host functions
@@ -253,7 +254,7 @@ class Runner(Handle):
             stream._others.discard(self._failures)
         lib.epg_runner_destroy(raw)
         self._held.clear()
-        self._pool.drop()
+        self._pools.drop()
         for user in (*self._streams, *self.groups, *([self._scopes] if self._scopes else [])):
             user._release()
         self._streams.clear()
@@ -279,7 +280,7 @@ class Runner(Handle):
             if phase == EAGER:
                 fn(call)
             else:
-                with garbage_paused(), self._pool():
+                with garbage_paused(), self._pools():
                     fn(call)
             return 0
         except BaseException as error:
@@ -297,7 +298,7 @@ class Runner(Handle):
         ours = isinstance(stream, Stream)
         handle = self.groups[0]._use(stream) if self.groups else stream.raw if ours else stream_handle(stream)
         if ours:
-            if stream.device is not self.device:
+            if not self.device._is(stream.device):
                 raise ValueError("stream is of another device than the runner")
             if stream not in self._streams:
                 self._streams.add(stream)
@@ -376,7 +377,7 @@ class Runner(Handle):
         """Drops every entry, once replays in flight are done; the next use captures anew."""
         lib.epg_runner_reset(self.raw)
         self._held.clear()
-        self._pool.drop()
+        self._pools.drop()
 
     def bucket(self, tokens: int) -> int:
         """The smallest bucket that holds `tokens`. Error: ``EPG_ERR_NOT_FOUND`` above the largest."""

@@ -99,7 +99,7 @@ class Plain(Gpu):
             handles.append(call.stream.raw)
             y.copy_((x * 3) * (x + 1))
 
-        runner = epgraph.Runner(step, buckets=[1], device=self.device, torch_pool=False)
+        runner = epgraph.Runner(step, buckets=[1], device=self.device, private_pools=False)
         runner.run(1, stream=self.stream)
         self.stream.synchronize()
         with torch.cuda.stream(torch.cuda.ExternalStream(handles[-1])):
@@ -127,13 +127,13 @@ class Plain(Gpu):
         self.assertLessEqual(torch.cuda.memory_reserved(), before)
 
     def test_a_pool_that_cannot_be_had(self):
-        if hasattr(torch.cuda, "MemPool"):
-            pool = torch.cuda.MemPool
-            self.addCleanup(setattr, torch.cuda, "MemPool", pool)
-            del torch.cuda.MemPool
-        runner = epgraph.Runner(lambda call: None, buckets=[1], device=self.device, torch_pool=True)
-        with self.assertRaisesRegex(RuntimeError, "torch_pool is True"):
-            runner.run(1, stream=self.stream)
+        pool = torch.cuda.MemPool
+        self.addCleanup(setattr, torch.cuda, "MemPool", pool)
+        del torch.cuda.MemPool
+        with self.assertRaisesRegex(RuntimeError, "no torch.cuda.MemPool.*private_pools=False"):
+            epgraph.Runner(lambda call: None, buckets=[1], device=self.device).run(1, stream=self.stream)
+        runner = epgraph.Runner(lambda call: None, buckets=[1], device=self.device, private_pools=False)
+        runner.run(1, stream=self.stream)
 
     def test_an_exception_ends_the_capture_and_reaches_the_caller(self):
         x, failing = torch.ones(8, device="cuda"), ["warmup", "probe", "capture"]
@@ -235,6 +235,33 @@ class Cupy(Gpu):
             runner.run(1, stream=self.stream)
         self.stream.synchronize()
         self.assertEqual(x[0].item(), 5)
+
+    def test_memory_of_the_captured_step_is_nobody_elses(self):
+        n, handles = 1 << 22, []
+        x, y = cupy.ones(n, dtype="f4"), cupy.zeros(n, dtype="f4")
+        cupy.cuda.Device().synchronize()
+
+        def step(call):
+            handles.append(call.stream)
+            temporary = x * 3
+            y[:] = (temporary + call.bucket) * temporary
+
+        runner = epgraph.Runner(step, buckets=[1, 2], device=self.device)
+        runner.run(1, stream=self.stream)
+        runner.run(2, stream=self.stream)
+        self.stream.synchronize()
+        gc.collect()
+        cupy.get_default_memory_pool().free_all_blocks()
+        with cupy.cuda.Stream.from_external(handles[-1]):
+            mine = [cupy.full(n, 77, dtype="f4") for _ in range(16)]
+        cupy.cuda.Device().synchronize()
+        for tokens in (1, 2, 1):
+            y[:] = 0
+            cupy.cuda.Device().synchronize()
+            runner.run(tokens, stream=self.stream)
+            self.stream.synchronize()
+            self.assertTrue((y == (3 + tokens) * 3).all())
+            self.assertTrue(all((array == 77).all() for array in mine))
 
 
 class Pairs(Gpu):
