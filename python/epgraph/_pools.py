@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes as c
 import sys
 from contextlib import ExitStack, contextmanager
-from typing import Any, Iterator
+from typing import Any, Iterator, Tuple
 
 from ._device import Device
 from ._library import lib
@@ -18,11 +18,22 @@ from ._library import lib
 RELAXED = 2     # EPG_CAPTURE_RELAXED
 
 
+def _torch_call(name: str, *older: str) -> Any:
+    """One of PyTorch's own calls for pools. There is a class, torch.cuda.MemPool, but its end may not come while
+    anything is captured, in any thread: it ends the process then."""
+    torch = sys.modules["torch"]
+    for each in (name, *older):
+        if hasattr(torch._C, each):
+            return getattr(torch._C, each)
+    raise RuntimeError(f"PyTorch {torch.__version__} has no torch._C.{name}, by which the memory of a captured step is "
+                       "kept; give the Runner private_pools=False if the step makes no tensors")
+
+
 class _Torch:
-    """From 2.5 on PyTorch has pools of the caller's. Made once PyTorch is in use on a GPU."""
+    """A pool as torch.cuda.CUDAGraph has one. Made once PyTorch is in use on a GPU."""
 
     def __init__(self, device: Device) -> None:
-        self.device, self.pool = device, None  # type: Device, Any
+        self.ordinal, self.pool = device.ordinal, None  # type: int, Any
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -30,15 +41,24 @@ class _Torch:
         if cuda is None or not cuda.is_initialized():
             yield
             return
-        if not hasattr(cuda, "MemPool"):
-            raise RuntimeError(f"PyTorch {sys.modules['torch'].__version__} has no torch.cuda.MemPool (2.5 has), by "
-                               "which the memory of a captured step is kept; give the Runner private_pools=False if "
-                               "the step makes no tensors")
-        with cuda.device(self.device.ordinal):
-            if self.pool is None:
-                self.pool = cuda.MemPool()
-            with cuda.use_mem_pool(self.pool, device=self.device.ordinal):
-                yield
+        begin = _torch_call("_cuda_beginAllocateCurrentThreadToPool", "_cuda_beginAllocateCurrentStreamToPool")
+        end = _torch_call("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool")
+        release = _torch_call("_cuda_releasePool")
+        is_new = self.pool is None
+        pool = cuda.graph_pool_handle() if is_new else self.pool
+        begin(self.ordinal, pool)   # counts a user of the pool; the first stays until `drop`
+        self.pool = pool
+        try:
+            yield
+        finally:
+            end(self.ordinal, pool)
+            if not is_new:
+                release(self.ordinal, pool)
+
+    def drop(self) -> None:
+        pool, self.pool = self.pool, None
+        if pool is not None:
+            _torch_call("_cuda_releasePool")(self.ordinal, pool)
 
 
 class _Cupy:
@@ -68,12 +88,15 @@ class _Cupy:
             with cuda.using_allocator(self.pool.malloc):
                 yield
 
+    def drop(self) -> None:
+        self.pool = None
+
 
 class Pools:
     """Those of one runner, each made when its framework is in use."""
 
     def __init__(self, device: Device, wanted: bool) -> None:
-        self.all = (_Torch(device), _Cupy(device)) if wanted and device.kind == "cuda" else ()
+        self.all: Tuple[Any, ...] = (_Torch(device), _Cupy(device)) if wanted and device.kind == "cuda" else ()
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -85,4 +108,4 @@ class Pools:
     def drop(self) -> None:
         """Once no graph that was captured with them is left."""
         for pool in self.all:
-            pool.pool = None
+            pool.drop()

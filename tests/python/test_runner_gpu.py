@@ -127,13 +127,28 @@ class Plain(Gpu):
         self.assertLessEqual(torch.cuda.memory_reserved(), before)
 
     def test_a_pool_that_cannot_be_had(self):
-        pool = torch.cuda.MemPool
-        self.addCleanup(setattr, torch.cuda, "MemPool", pool)
-        del torch.cuda.MemPool
-        with self.assertRaisesRegex(RuntimeError, "no torch.cuda.MemPool.*private_pools=False"):
+        release = torch._C._cuda_releasePool
+        self.addCleanup(setattr, torch._C, "_cuda_releasePool", release)
+        del torch._C._cuda_releasePool
+        with self.assertRaisesRegex(RuntimeError, "no torch._C._cuda_releasePool.*private_pools=False"):
             epgraph.Runner(lambda call: None, buckets=[1], device=self.device).run(1, stream=self.stream)
         runner = epgraph.Runner(lambda call: None, buckets=[1], device=self.device, private_pools=False)
         runner.run(1, stream=self.stream)
+
+    def test_a_pool_may_go_while_pytorch_captures(self):
+        x = torch.ones(1 << 20, device="cuda")
+        torch.cuda.synchronize()
+        runner = epgraph.Runner(lambda call: x * 2, buckets=[1], device=self.device)
+        runner.run(1, stream=self.stream)
+        self.stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            x.add_(1)
+            runner._pools.drop()    # all that closing it does but for the graphs, which CUDA would not permit here
+        runner.close()
+        graph.replay()
+        torch.cuda.synchronize()
+        self.assertEqual(x[0].item(), 2)
 
     def test_an_exception_ends_the_capture_and_reaches_the_caller(self):
         x, failing = torch.ones(8, device="cuda"), ["warmup", "probe", "capture"]
