@@ -14,7 +14,7 @@ static void choose_counts(const bench_options *o, bench_case *what)
     if (o->what->switches && alone && !large && !host)
         pairs = 10, replays = 10;
     if (o->what->has_model && !host)
-        replays = 20;
+        replays = 10;
     what->pairs = o->pairs ? o->pairs : pairs;
     what->replays = o->replays ? o->replays : replays;
     what->rounds = o->rounds ? o->rounds : alone && !host ? 51 : 11;

@@ -116,6 +116,17 @@ static epg_status make_runner(bench_rank *rank, step_rank *r)
     return epg_runner_create(rank->device, &options, &r->runner);
 }
 
+/* All ranks before any replays: on a GPU that ranks share, to make a graph may have to wait for the device, and so for
+ * a rank that waits there for this one. */
+static epg_status capture_step(bench_rank *rank, step_rank *r)
+{
+    epg_runner_step now = EPG_RUNNER_STEP_INIT;
+    now.tokens = r->job->what->tokens;
+    now.stream = rank->stream;
+    TRY(epg_runner_capture_all(r->runner, &now));
+    return epg_team_barrier(rank->team);
+}
+
 /* ---- what is timed ---- */
 
 static epg_status run_step(step_rank *r, int eager, uint32_t turn)
@@ -190,8 +201,9 @@ static epg_status measure(bench_rank *rank, step_rank *r, bench_job *job)
     TRY(epg_stream_create(rank->device, EPG_STREAM_NONBLOCKING, &r->streams[1]));
     TRY(make_runner(rank, r));
     TRY(bench_rounds(rank, eager, r, job->what->replays, &job->series[EAGER])); /* also loads the kernels */
-    TRY(bench_rounds(rank, replays, r, job->what->replays, &job->series[REPLAY]));
     TRY(make_graph(rank, r));
+    TRY(capture_step(rank, r));
+    TRY(bench_rounds(rank, replays, r, job->what->replays, &job->series[REPLAY]));
     TRY(epg_graph_node_count(rank->device, r->graph, &nodes));
     if (rank->rank == 0)
         job->numbers[NODES] = (double)nodes;

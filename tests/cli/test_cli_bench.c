@@ -162,7 +162,7 @@ static void test_switch(void **state)
 
 static void test_capture(void **state)
 {
-    static const char *const times[] = {"capture_us", "instantiate_us", "upload_us", "first_use_us", "after_reset_us"};
+    static const char *const times[] = {"capture_us", "instantiate_us", "upload_us", "runner_us", "after_reset_us"};
     json_t *root = run_json(state, "capture --ranks 1,2 --tokens 1,3 --hidden 64 --pairs 3 --mode ht");
     json_t *rows = json_object_get(root, "rows"), *row;
     size_t i;
