@@ -175,13 +175,15 @@ static void search_locked(epg_scope_table *table)
 
 /* ---- entering ---- */
 
-static void report_line(epg_scope_report *report, uint32_t index, const char *name, epg_scope_state state,
+static void report_line(epg_scope_report *report, uint32_t index, const epg__scope_found *found, epg_scope_state state,
                         const char *reason)
 {
     epg_scope_entry *entry = &report->entries[index];
     entry->state = state;
-    snprintf(entry->name, sizeof entry->name, "%s", name);
-    snprintf(entry->reason, sizeof entry->reason, "%s", reason);
+    memcpy(entry->name, found->name, sizeof entry->name);
+    entry->reason[0] = 0;
+    if (*reason) /* hardly ever, and formatting takes longer than the rest of a scope */
+        snprintf(entry->reason, sizeof entry->reason, "%s", reason);
 }
 
 static epg_status restore_all(epg_scope *scope)
@@ -212,7 +214,7 @@ static epg_status set_all(epg_scope *scope, epg_stream stream, const epg_scope_s
         if (state == EPG_SCOPE_SET && !scope->is_set[i])
             state = EPG_SCOPE_UNSUPPORTED, why = epg_message();
         if (report)
-            report_line(report, i, found->name, state, why);
+            report_line(report, i, found, state, why);
         if (state == EPG_SCOPE_UNSUPPORTED && !first) {
             first = EPG_ERR_UNSUPPORTED;
             snprintf(reason, sizeof reason, "%s: %.190s", found->name, why);
