@@ -129,11 +129,15 @@ class ScopeTable(Handle):
     def _call(self, function: Callable[..., Any], *arguments: Any) -> None:
         """A call in which callbacks run: an Error names as its cause what the first of them raised."""
         if not self._callbacks:
-            function(*arguments)
+            status = function(*arguments)
+            if status:
+                _fail(status)
             return
         self._raised.first = None
         try:
-            function(*arguments)
+            status = function(*arguments)
+            if status:
+                _fail(status)
         except Error as error:
             raise error from self._raised.first
         finally:
@@ -160,7 +164,15 @@ class _Tables:
 _tables = _Tables()
 
 
-_REPORT, _REPORT_BYTES = _abi.ScopeReport, c.sizeof(_abi.ScopeReport)  # its first field is its size
+# Scopes are entered at every step of some engines, so these two calls do without ctypes' conversions and checks.
+_ENTER = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_int, c.c_void_p, c.c_void_p, c.c_void_p)(
+    c.cast(lib.epg_scope_enter, c.c_void_p).value)
+_LEAVE = c.CFUNCTYPE(c.c_int, c.c_void_p)(c.cast(lib.epg_scope_leave, c.c_void_p).value)
+_REPORT_BYTES = c.sizeof(_abi.ScopeReport)
+
+
+def _fail(status: int) -> None:
+    raise Error(status, lib.epg_message().decode(errors="replace"))
 
 
 def _lines(report: Any) -> Tuple[Runtime, ...]:
@@ -221,8 +233,9 @@ class scope:
         if self._raw is not None:
             raise ValueError("this scope is entered already")
         table: ScopeTable = self._table  # type: ignore[assignment]
-        self._report, raw = _REPORT(_REPORT_BYTES), c.c_void_p()
-        table._call(lib.epg_scope_enter, table.raw, self.ordinal, self.stream, c.byref(self._report), c.byref(raw))
+        report, raw = _abi.ScopeReport(_REPORT_BYTES), c.c_void_p()     # its first field is its size
+        self._report = report
+        table._call(_ENTER, table.raw, self.ordinal, self.stream, c.addressof(report), c.addressof(raw))
         self._raw = raw.value
         return self
 
@@ -230,7 +243,7 @@ class scope:
         raw, table = self._raw, self._table
         self._raw = None
         try:
-            table._call(lib.epg_scope_leave, raw)  # type: ignore[union-attr]
+            table._call(_LEAVE, raw)  # type: ignore[union-attr]
         except Error as error:
             if error.code == STATE:     # nothing has changed: it can still be left, in order
                 self._raw = raw
