@@ -1,5 +1,6 @@
 /* `epgraph bench step`: a decode step of many layers (norm, gate, dispatch, experts, combine), replayed and eager, and
  * what a replay costs the host. */
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include "bench_int.h"
@@ -7,7 +8,7 @@
 #define TRY(call) do { epg_status try_status = (call); if (try_status) return try_status; } while (0)
 
 enum { REPLAY, EAGER, LAUNCH, RUNNER, CROSSED, SERIES };
-enum { NODES };                 /* of bench_job's numbers */
+enum { NODES, WEIGHT_BYTES };   /* of bench_job's numbers */
 
 static const bench_column columns[] = {
     {"ranks", "ranks", BENCH_COUNT, BENCH_MAIN | BENCH_LABEL},
@@ -16,8 +17,10 @@ static const bench_column columns[] = {
     {"layers", "layers", BENCH_COUNT, BENCH_MAIN},
     {"nodes", "nodes", BENCH_COUNT, BENCH_MAIN},
     {"replay_us", "replayed", BENCH_TIMES, BENCH_MAIN},
+    {"floor_us", "floor", BENCH_REAL, BENCH_MAIN},
+    {"ratio", "ratio", BENCH_REAL, BENCH_MAIN},
     {"eager_us", "eager", BENCH_TIMES, BENCH_MAIN},
-    {"ratio", "eager / replayed", BENCH_REAL, BENCH_MAIN},
+    {"eager_ratio", "eager / replayed", BENCH_REAL, BENCH_MAIN},
     {"host_launch_us", "host: bare launch", BENCH_TIMES, BENCH_MAIN},
     {"host_runner_us", "runner", BENCH_TIMES, BENCH_MAIN},
     {"host_crossed_us", "streams crossed", BENCH_TIMES, BENCH_MAIN},
@@ -27,6 +30,7 @@ static const bench_column columns[] = {
     {"intermediate", NULL, BENCH_COUNT, 0},
     {"rounds", NULL, BENCH_COUNT, 0},
     {"replays", NULL, BENCH_COUNT, 0},
+    {"weight_bytes", NULL, BENCH_COUNT, 0},
 };
 enum { COLUMNS = sizeof(columns) / sizeof(columns[0]) };
 
@@ -45,17 +49,20 @@ typedef struct step_rank {
 /* ---- the step ---- */
 
 /* The first layer reads the same rows every time, the others go on with what it made of them. */
-static epg_status enqueue_layers(step_rank *r, uint32_t bucket, epg_stream stream)
+static epg_status enqueue_layer(step_rank *r, uint32_t index, uint32_t bucket, epg_stream stream)
 {
-    const bench_run *run = r->job->run;
     epg_model_step_args args = EPG_MODEL_STEP_ARGS_INIT;
     args.bucket = bucket;
     args.mode = r->job->what->mode;
     args.stream = stream;
-    for (uint32_t i = 0; i < run->options->layers; i++) {
-        uint32_t layer = i % run->weights->shape.layers;
-        TRY(epg_model_layer(r->model, layer, r->tokens, i ? r->state : r->in, r->state, &args));
-    }
+    uint32_t layer = index % r->job->run->weights->shape.layers;
+    return epg_model_layer(r->model, layer, r->tokens, index ? r->state : r->in, r->state, &args);
+}
+
+static epg_status enqueue_layers(step_rank *r, uint32_t bucket, epg_stream stream)
+{
+    for (uint32_t i = 0; i < r->job->run->options->layers; i++)
+        TRY(enqueue_layer(r, i, bucket, stream));
     return EPG_OK;
 }
 
@@ -193,6 +200,50 @@ static epg_status measure_host(bench_rank *rank, step_rank *r, bench_job *job)
     return EPG_OK;
 }
 
+/* ---- the floor ---- */
+
+/* How many of this rank's experts got a token in the layer that ran last. */
+static epg_status count_experts(bench_rank *rank, const step_rank *r, uint64_t *experts)
+{
+    epg_dispatch_view view = EPG_DISPATCH_VIEW_INIT;
+    TRY(epg_group_view(r->group, 0, &view));
+    uint32_t *counts = calloc(view.local_experts, sizeof *counts);
+    if (!counts)
+        return bench_fail(rank, "no memory for the counts of %u experts", view.local_experts);
+    epg_status status = epg_memcpy(rank->device, counts, view.counts, view.local_experts * sizeof *counts);
+    for (uint32_t e = 0; e < view.local_experts && status == EPG_OK; e++)
+        *experts += counts[e] > 0;
+    free(counts);
+    return status;
+}
+
+/* Bytes of the weights that a step of this rank must read: the router's in each layer, and those of each expert that
+ * got a token, counted layer by layer. */
+static epg_status weigh(bench_rank *rank, step_rank *r, uint64_t *bytes)
+{
+    const bench_run *run = r->job->run;
+    const epg_moe_shape *shape = &run->weights->shape;
+    int wide = run->info.kind == EPG_DEVICE_HOST || epg_checkpoint_type(run->weights->checkpoint) == EPG_TENSOR_F32;
+    uint64_t experts = 0, layers = run->options->layers, row = (uint64_t)shape->hidden * (wide ? 4 : 2);
+    for (uint32_t i = 0; i < layers; i++) {
+        TRY(enqueue_layer(r, i, r->job->what->tokens, rank->stream));
+        TRY(epg_stream_synchronize(rank->device, rank->stream));
+        TRY(count_experts(rank, r, &experts));
+    }
+    *bytes = layers * shape->experts * row + experts * 3 * shape->intermediate * row;
+    return EPG_OK;
+}
+
+static epg_status sum_weights(bench_rank *rank, step_rank *r, bench_job *job)
+{
+    uint64_t mine = 0, all[EPG_TEAM_MAX_RANKS];
+    TRY(weigh(rank, r, &mine));
+    TRY(epg_team_allgather(rank->team, &mine, sizeof mine, all));
+    for (uint32_t i = 0; i < job->what->ranks && rank->rank == 0; i++)
+        job->numbers[WEIGHT_BYTES] += (double)all[i];
+    return EPG_OK;
+}
+
 static epg_status measure(bench_rank *rank, step_rank *r, bench_job *job)
 {
     size_t nodes;
@@ -208,6 +259,7 @@ static epg_status measure(bench_rank *rank, step_rank *r, bench_job *job)
     if (rank->rank == 0)
         job->numbers[NODES] = (double)nodes;
     TRY(measure_host(rank, r, job));
+    TRY(sum_weights(rank, r, job));
     return epg_group_check(r->group, NULL);
 }
 
@@ -243,13 +295,15 @@ static epg_status report(const bench_job *job, bench_value *row)
 {
     const bench_case *what = job->what;
     bench_times replayed = bench_series_times(&job->series[REPLAY]), eagerly = bench_series_times(&job->series[EAGER]);
+    double least = job->numbers[WEIGHT_BYTES] / job->run->copy_rate * 1e6;
     const bench_value values[COLUMNS] = {
         {.number = what->ranks}, {.text = bench_mode_name(what->mode)}, {.number = what->tokens},
-        {.number = job->run->options->layers}, {.number = job->numbers[NODES]}, {.times = replayed}, {.times = eagerly},
-        {.number = eagerly.p50 / replayed.p50}, {.times = bench_series_times(&job->series[LAUNCH])},
-        {.times = bench_series_times(&job->series[RUNNER])}, {.times = bench_series_times(&job->series[CROSSED])},
+        {.number = job->run->options->layers}, {.number = job->numbers[NODES]}, {.times = replayed}, {.number = least},
+        {.number = replayed.p50 / least}, {.times = eagerly}, {.number = eagerly.p50 / replayed.p50},
+        {.times = bench_series_times(&job->series[LAUNCH])}, {.times = bench_series_times(&job->series[RUNNER])}, {.times = bench_series_times(&job->series[CROSSED])},
         {.number = what->hidden}, {.number = what->experts}, {.number = what->topk},
         {.number = job->run->weights->shape.intermediate}, {.number = what->rounds}, {.number = what->replays},
+        {.number = job->numbers[WEIGHT_BYTES]},
     };
     memcpy(row, values, sizeof(values));
     return EPG_OK;
@@ -308,7 +362,8 @@ static int run_step_bench(bench_run *run)
     int code = CLI_OK;
     run->weights = &weights;
     run->table = (bench_table){.bench = "step", .columns = columns, .column_count = COLUMNS, .x = "tokens",
-                               .y = "replay_us", .title = "A decode step's layers, us (10th to 90th percentile)"};
+                               .y = "replay_us", .floor = "floor_us",
+                               .title = "A decode step's layers, us (10th to 90th percentile)"};
     if (bench_weights_open(run->options, &weights, message, sizeof(message))) {
         fprintf(stderr, "%s: %s\n", run->options->name, message);
         code = CLI_BAD_INPUT;
