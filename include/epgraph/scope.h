@@ -15,8 +15,8 @@
  * thread that was never set, leaving sets it to what it read as: it cannot be unset.
  *
  * What this cannot do: move streams that a library has cached, or that are passed to it as an argument. Paddle is one:
- * its cuBLAS and cuDNN handles keep the stream that was current when they were made (2.6.2, and Paddle's thread 79155),
- * so a matrix product of Paddle's may go past a scope, and past Paddle's own stream guard; and let it make one before the
+ * its cuBLAS and cuDNN handles keep the stream that was current when they were made (2.6.2; Paddle's thread 79155), so
+ * a matrix product of Paddle's may go past a scope, and past Paddle's own stream guard; and let it make one before the
  * first scope, lest its handles keep the scope's stream. Reading back does not find such a library; epg_scope_verify
  * does. */
 #ifndef EPGRAPH_SCOPE_H

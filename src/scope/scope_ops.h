@@ -63,7 +63,7 @@ void *epg__scope_symbol(void *library, const char *symbol);
 /* Whether two addresses lie in one loaded library, or both in the program. */
 bool epg__scope_same_library(const void *one, const void *other);
 
-/* What c10::cuda::getCurrentCUDAStream of `getter`'s library returned for GPU 0. */
+/* What c10::cuda::getCurrentCUDAStream of `getter`'s library returned for a GPU that it knows. */
 typedef struct epg__scope_probe {
     bool through_memory;
     void *place;                /* where that memory was */
@@ -72,6 +72,6 @@ typedef struct epg__scope_probe {
 } epg__scope_probe;
 
 /* EPG_ERR_UNSUPPORTED on a machine whose conventions are not known. */
-epg_status epg__scope_probe_stream(void *getter, epg__scope_probe *probe);
+epg_status epg__scope_probe_stream(void *getter, int device, epg__scope_probe *probe);
 
 #endif

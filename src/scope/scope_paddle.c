@@ -6,8 +6,9 @@
  * The Place is 16 bytes in the releases read (2.6.2, 3.3.1), and 40 where it holds a std::string: its constructor is
  * asked, and the object that is current must look accordingly before anything is set.
  *
- * These functions are C++ and throw: so all is checked before a call. stream() throws for NULL, which is the legacy
- * stream; to Paddle that is given by CUDA's other handle for it, 1.
+ * These functions are C++ and throw: so all is checked before a call. The pool of contexts throws for a GPU that Paddle
+ * does not use, so its map is read first; stream() throws for NULL, which is the legacy stream, so to Paddle that is
+ * given by CUDA's other handle for it, 1.
  *
  * Invariant: what is registered is one of ours only while its scope is open. Two threads cannot have theirs at a time:
  * an object of ours names its thread in bytes that the class does not use, and a second thread's set is refused. */
@@ -16,7 +17,7 @@
 #include "scope/scope_ops.h"
 #include "scope/scope_paddle_int.h"
 
-enum { INSTANCE, CONTEXT, CURRENT, HANDLE, SET, PLACE, COUNT, READY, C10_GET, C10_SET, SYMBOLS };
+enum { INSTANCE, CONTEXT, CURRENT, HANDLE, SET, PLACE, COUNT, READY, POOL, CONTEXTS, C10_GET, C10_SET, SYMBOLS };
 enum { PLACE_GPU = 2, OBJECT_BYTES = 56, THREAD_BYTES = 7, LEGACY_HANDLE = 1 };
 
 static const char *const names[SYMBOLS] = {
@@ -28,6 +29,8 @@ static const char *const names[SYMBOLS] = {
     [PLACE] = "_ZN3phi5PlaceC1ENS_14AllocationTypeERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE",
     [COUNT] = "_ZN3phi8backends3gpu17GetGPUDeviceCountEv",
     [READY] = "_ZN3phi17DeviceContextPool13IsInitializedEv",
+    [POOL] = "_ZN3phi17DeviceContextPool8InstanceEv",
+    [CONTEXTS] = "_ZNK3phi17DeviceContextPool15device_contextsEv",
     [C10_GET] = "_ZN3c104cuda20getCurrentCUDAStreamEa",
     [C10_SET] = "_ZN3c104cuda20setCurrentCUDAStreamENS0_10CUDAStreamE",
 };
@@ -41,6 +44,7 @@ typedef void (*set_fn)(void *context, void *stream, bool clear);
 typedef void (*place_fn)(void *place, int type, const void *text);
 typedef int (*count_fn)(void);
 typedef bool (*ready_fn)(void);
+typedef const struct map *(*contexts_fn)(const void *pool);
 
 /* Where the fields of a phi::CUDAStream are; its Place begins with the GPU and a type. */
 typedef struct layout {
@@ -49,6 +53,18 @@ typedef struct layout {
 } layout;
 enum { NUMBERED, NAMED };
 static const layout layouts[] = {[NUMBERED] = {0, 16}, [NAMED] = {8, 40}};
+
+/* libstdc++'s std::map from a phi::Place to a device context, a tree. */
+typedef struct node {
+    int colour;
+    const struct node *parent, *left, *right;
+    int8_t device, type; /* the key, as a Place begins */
+} node;
+typedef struct map {
+    uint64_t compare;
+    node head;           /* its parent is the root */
+} map;
+_Static_assert(offsetof(node, device) == 32 && offsetof(map, head.parent) == 16, "as the C++ library lays it out");
 
 static const char mark[6] = "epgrap"; /* in the six bytes between a Place's type and what follows */
 
@@ -81,32 +97,55 @@ static epg_status probe_place(epg__scope_found *found)
     return EPG_OK;
 }
 
+/* Whether Paddle uses the GPU: it may have been told to leave some out, and throws when it is asked for one of those. */
+static bool holds(const node *n, int ordinal)
+{
+    if (!n)
+        return false;
+    return (n->type == PLACE_GPU && n->device == ordinal) || holds(n->left, ordinal) || holds(n->right, ordinal);
+}
+
+static bool has_context(const epg__scope_found *found, int ordinal)
+{
+    const void *pool = ((instance_fn)found->symbols[POOL])();
+    return holds(((contexts_fn)found->symbols[CONTEXTS])(pool)->head.parent, ordinal);
+}
+
+static epg_status probe_c10(const epg__scope_found *found)
+{
+    int gpu = 0;
+    while (!has_context(found, gpu))
+        if (++gpu > 127)
+            return epg__fail(EPG_ERR_NOT_READY, "it has no device context of a GPU");
+    return found->symbols[C10_GET] ? epg__paddle_c10_probe(found->symbols[C10_GET], gpu) : EPG_OK;
+}
+
 static epg_status find(epg__scope_found *found)
 {
     for (int i = 0; i < SYMBOLS; i++)
         found->symbols[i] = epg__scope_symbol(found->handle, names[i]);
     if (!found->symbols[SET] && !found->symbols[HANDLE])
         return epg__fail(EPG_ERR_NOT_FOUND, "this Paddle is built without GPUs");
-    for (int i = 0; i < READY; i++)
+    for (int i = 0; i < C10_GET; i++)
         if (!found->symbols[i])
             return epg__fail(EPG_ERR_UNSUPPORTED, "the library has no %s", names[i]);
-    if (!found->symbols[C10_GET] != !found->symbols[C10_SET])
-        return epg__fail(EPG_ERR_UNSUPPORTED, "the library has no %s",
-                         names[found->symbols[C10_GET] ? C10_SET : C10_GET]);
+    if (!found->symbols[C10_SET]) /* then a getter is a copy of one in a header, which reads the context */
+        found->symbols[C10_GET] = NULL;
+    else if (!found->symbols[C10_GET])
+        return epg__fail(EPG_ERR_UNSUPPORTED, "the library has no %s", names[C10_GET]);
     if (((count_fn)found->symbols[COUNT])() < 1)
         return epg__fail(EPG_ERR_UNSUPPORTED, "it sees no GPU");
-    if (found->symbols[READY] && !((ready_fn)found->symbols[READY])())
+    if (!((ready_fn)found->symbols[READY])())
         return epg__fail(EPG_ERR_NOT_READY, "it has not made its device contexts yet");
     EPG_TRY(probe_place(found));
-    return found->symbols[C10_GET] ? epg__paddle_c10_probe(found->symbols[C10_GET]) : EPG_OK;
+    return probe_c10(found);
 }
 
 static epg_status context_of(const epg__scope_found *found, int ordinal, void **context)
 {
-    int count = ((count_fn)found->symbols[COUNT])();
     uint64_t place[5] = {(uint64_t)(ordinal | PLACE_GPU << 8)};
-    if (ordinal >= count)
-        return epg__fail(EPG_ERR_UNSUPPORTED, "it sees %d GPUs, and GPU %d was asked for", count, ordinal);
+    if (!has_context(found, ordinal))
+        return epg__fail(EPG_ERR_UNSUPPORTED, "it has no device context of GPU %d", ordinal);
     if (layout_of(found)->text)
         epg__paddle_text_init((char *)place + layout_of(found)->text);
     *context = ((context_fn)found->symbols[CONTEXT])(((instance_fn)found->symbols[INSTANCE])(), place);

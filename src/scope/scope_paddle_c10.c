@@ -37,18 +37,18 @@ static bool is_of(const stream48 *stream, int ordinal)
     return stream->kind == KIND_CUDA && stream->index == ordinal && epg__paddle_text_is_empty(&stream->text);
 }
 
-epg_status epg__paddle_c10_probe(void *getter)
+epg_status epg__paddle_c10_probe(void *getter, int ordinal)
 {
     epg__scope_probe probe;
     stream48 stream;
-    EPG_TRY(epg__scope_probe_stream(getter, &probe));
+    EPG_TRY(epg__scope_probe_stream(getter, ordinal, &probe));
     if (!probe.through_memory)
         return epg__fail(EPG_ERR_UNSUPPORTED, "returns a c10 stream in registers, not through memory");
     memcpy(&stream, probe.memory, sizeof stream);
     /* The copy's string points into the original. */
     bool points_inside = stream.text.characters == (char *)probe.place + offsetof(stream48, text.inside);
-    if (stream.kind != KIND_CUDA || stream.index != 0 || !points_inside || stream.text.length != 0)
-        return epg__fail(EPG_ERR_UNSUPPORTED, "its c10 stream of GPU 0 is not laid out as any that is known");
+    if (stream.kind != KIND_CUDA || stream.index != ordinal || !points_inside || stream.text.length != 0)
+        return epg__fail(EPG_ERR_UNSUPPORTED, "its c10 stream of GPU %d is laid out as none that is known", ordinal);
     return EPG_OK;
 }
 
@@ -58,7 +58,7 @@ epg_status epg__paddle_c10_get(void *getter, int ordinal, uint64_t *id)
     memset(&stream, 0, sizeof stream);
     ((get_fn)getter)(&stream, (int8_t)ordinal);
     if (!is_of(&stream, ordinal))
-        return epg__fail(EPG_ERR_UNSUPPORTED, "its c10 stream of GPU %d is not laid out as that of GPU 0", ordinal);
+        return epg__fail(EPG_ERR_UNSUPPORTED, "its c10 stream of GPU %d is not laid out as when it was probed", ordinal);
     *id = stream.id;
     return EPG_OK;
 }

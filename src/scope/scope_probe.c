@@ -16,7 +16,7 @@ typedef struct registers {
     uint64_t first, second;
 } registers;
 
-typedef registers (*getter_fn)(void *place, int64_t zero);
+typedef registers (*getter_fn)(void *place, int64_t device);
 
 /* Memory at a multiple of 4 GiB, so that its address is 0 to whoever reads 32 bits of it or fewer; NULL if there is no
  * place. Looked for below the library that is probed: a program that is not relocated has nothing below it. */
@@ -34,19 +34,21 @@ static void *place_below(const void *library)
     return NULL;
 }
 
-/* Asks for device 0's stream so that either convention is served. Where it comes back in registers, the first argument
- * is the device, of which a callee may read 8 bits or 32: the place's address is 0 in both. Where it comes back through
- * memory, the place is that memory, its address comes back, and the device is the second argument. */
-epg_status epg__scope_probe_stream(void *getter, epg__scope_probe *probe)
+/* Asks for the device's stream so that either convention is served. Where it comes back in registers, the first
+ * argument is the device, of which a callee may read 8 bits or 32: the place's address is the device in both, and need
+ * not be aligned for that (x86-64 does not mind). Where it comes back through memory, the place is that memory, its
+ * address comes back, and the device is the second argument. */
+epg_status epg__scope_probe_stream(void *getter, int device, epg__scope_probe *probe)
 {
     if (!CONVENTION_IS_KNOWN)
         return epg__fail(EPG_ERR_UNSUPPORTED, "how it passes a stream is known for x86-64 alone");
-    void *place = place_below(getter);
-    if (!place)
+    void *page = place_below(getter);
+    if (!page)
         return epg__fail(EPG_ERR_UNSUPPORTED, "no address was free to probe how it passes a stream");
-    registers got = ((getter_fn)getter)(place, 0);
+    char *place = (char *)page + device;
+    registers got = ((getter_fn)getter)(place, device);
     *probe = (epg__scope_probe){got.first == (uint64_t)(uintptr_t)place, place, {got.first, got.second}, {0}};
     memcpy(probe->memory, place, sizeof probe->memory);
-    munmap(place, PLACE_BYTES);
+    munmap(page, PLACE_BYTES);
     return EPG_OK;
 }

@@ -44,7 +44,7 @@ static stream16 current(const epg__scope_found *found, int ordinal)
 static epg_status probe(const epg__scope_found *found)
 {
     epg__scope_probe probe;
-    EPG_TRY(epg__scope_probe_stream(found->symbols[GET], &probe));
+    EPG_TRY(epg__scope_probe_stream(found->symbols[GET], 0, &probe));
     if (probe.through_memory)
         return epg__fail(EPG_ERR_UNSUPPORTED, "returns a stream through memory, not in registers as c10 does");
     stream16 got = {probe.registers[0], probe.registers[1]};

@@ -48,10 +48,12 @@ typedef struct context {
 } context;
 
 static context contexts[STANDIN_DEVICES];
-static int behaviour, count = STANDIN_DEVICES, ready = 1, destroyed;
+static int behaviour, count = STANDIN_DEVICES, first, ready = 1, destroyed;
 
 STANDIN_API void standin_behave(int how) { behaviour = how; }
 STANDIN_API void standin_count(int devices) { count = devices; }
+/* GPUs below this one are left out. */
+STANDIN_API void standin_first(int device) { first = device; }
 STANDIN_API void standin_ready(int is) { ready = is; }
 /* Streams, and stream objects, that were destroyed since the library was loaded. */
 STANDIN_API int standin_destroyed(void) { return destroyed; }
@@ -82,7 +84,7 @@ STANDIN_API void _ZN3phi5PlaceC1ENS_14AllocationTypeERKNSt7__cxx1112basic_string
 
 static int device_of(const place *p)
 {
-    if (p->type != 2 || p->device < 0 || p->device >= count || !ready)
+    if (p->type != 2 || p->device < first || p->device >= count || !ready)
         abort();
 #ifdef PLACE_NAMED
     if (p->kind.length != 0 || p->kind.at[0] != 0)
@@ -96,9 +98,47 @@ static int device_of(const place *p)
 
 STANDIN_API void *_ZN6paddle12experimental17DeviceContextPool8InstanceEv(void) { return contexts; }
 
+/* phi's own pool has a std::map of the places that it uses: here a tree with the CPU's at its root, all of it to the
+ * right but for every other GPU. */
+typedef struct tree {
+    int colour;
+    struct tree *parent, *left, *right;
+    place where;
+    void *context[2];
+} tree;
+typedef struct tree_map {
+    char compare;
+    tree head; /* the real one ends before the place, and a count follows */
+} tree_map;
+
+static tree_map uses;
+static tree nodes[STANDIN_DEVICES + 1];
+
+STANDIN_API void *_ZN3phi17DeviceContextPool8InstanceEv(void) { return ready ? &uses : (abort(), NULL); }
+
+STANDIN_API void *_ZNK3phi17DeviceContextPool15device_contextsEv(tree_map *map)
+{
+    tree *at = &nodes[STANDIN_DEVICES];
+    make_place(&at->where, 0);
+    at->where.type = 1;
+    at->left = at->right = NULL;
+    map->head.parent = at;
+    for (int i = first; i < count; i++) {
+        tree *next = &nodes[i];
+        *next = (tree){0};
+        make_place(&next->where, i);
+        *(i & 1 ? &at->left : &at->right) = next;
+        next->parent = at;
+        at = next;
+    }
+    return map;
+}
+
 static context *context_of(int device)
 {
     context *c = &contexts[device];
+    if (device < first)
+        abort();
     if (!c->now) {
         make_place(&c->first.where, device);
         c->first.id = 0x500 + (uint64_t)device * 0x10;
@@ -170,7 +210,9 @@ static uint64_t current(int device)
     return context_of(device)->now->id;
 }
 
-STANDIN_API c10_stream *_ZN3c104cuda20getCurrentCUDAStreamEa(c10_stream *result, int8_t device)
+/* A probe's place need not be aligned. */
+__attribute__((no_sanitize("alignment"))) STANDIN_API c10_stream *
+_ZN3c104cuda20getCurrentCUDAStreamEa(c10_stream *result, int8_t device)
 {
     result->kind = 1;
     result->index = device;

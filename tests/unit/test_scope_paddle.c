@@ -44,7 +44,7 @@ typedef struct paddle {
     void (*set)(void *, void *, _Bool);
     void *(*c10_get)(c10_stream *, int8_t);
     void (*c10_set)(c10_stream *);
-    void (*behave)(int), (*count)(int), (*ready)(int);
+    void (*behave)(int), (*count)(int), (*first)(int), (*ready)(int);
     int (*destroyed)(void);
 } paddle;
 
@@ -61,6 +61,7 @@ static paddle load_paddle(const generation *g)
     FIND(set, void (*)(void *, void *, _Bool), "_ZN3phi10GPUContext13SetCUDAStreamEPNS_10CUDAStreamEb");
     FIND(behave, void (*)(int), "standin_behave");
     FIND(count, void (*)(int), "standin_count");
+    FIND(first, void (*)(int), "standin_first");
     FIND(ready, void (*)(int), "standin_ready");
     FIND(destroyed, int (*)(void), "standin_destroyed");
     if (g->c10) {
@@ -69,6 +70,7 @@ static paddle load_paddle(const generation *g)
     }
     p.behave(STANDIN_OBEY);
     p.count(STANDIN_DEVICES);
+    p.first(0);
     p.ready(1);
     return p;
 }
@@ -295,7 +297,7 @@ static void sets_that_fail(const paddle *p)
     p->behave(STANDIN_OBEY);
     assert_as_before(p, &b);
     p->count(DEVICE);
-    enter_fails(p, DEVICE, "Paddle: it sees 1 GPUs, and GPU 1 was asked for");
+    enter_fails(p, DEVICE, "Paddle: it has no device context of GPU 1");
     p->count(0);
     enter_fails(p, DEVICE, "Paddle: it sees no GPU");
     p->count(STANDIN_DEVICES);
@@ -367,6 +369,25 @@ static void without_contexts(const paddle *p)
     assert_inside(p, STREAM(1));
     assert_int_equal(epg_scope_leave(scope), EPG_OK);
     epg_scope_table_destroy(table);
+}
+
+/* As one of several processes, each with a GPU of its own: the others, the first too, must not be asked for. */
+static void with_one_gpu(const paddle *p)
+{
+    epg_scope *scope = NULL;
+    p->first(DEVICE);
+    enter_fails(p, 0, "Paddle: it has no device context of GPU 0");
+    epg_scope_table *table = table_of(0, NULL, 0);
+    assert_int_equal(epg_scope_enter(table, DEVICE, STREAM(1), NULL, &scope), EPG_OK);
+    assert_int_equal(handle_of(p, DEVICE), (uintptr_t)STREAM(1));
+    assert_int_equal(epg_scope_leave(scope), EPG_OK);
+    epg_scope_table_destroy(table);
+}
+
+static void a_gpu_that_it_leaves_out_is_not_asked_for(void **state)
+{
+    (void)state;
+    for_each_generation(with_one_gpu);
 }
 
 static void before_it_has_contexts_it_is_absent(void **state)
@@ -446,6 +467,7 @@ int main(void)
         cmocka_unit_test(a_set_that_cannot_be_is_named),
         cmocka_unit_test(a_leave_that_cannot_be_is_named),
         cmocka_unit_test(an_object_of_another_layout_is_left_alone),
+        cmocka_unit_test(a_gpu_that_it_leaves_out_is_not_asked_for),
         cmocka_unit_test(before_it_has_contexts_it_is_absent),
         cmocka_unit_test(without_gpus_it_is_absent),
         cmocka_unit_test(the_library_that_owns_the_symbols_is_taken),
