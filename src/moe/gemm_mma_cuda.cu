@@ -1,11 +1,11 @@
 /* Products of bf16 rows and weights on tensor cores, for groups whose row counts only the device knows.
  *
- * Weights are the first operand of every instruction, so that few rows waste little: an instruction takes 16 rows of
- * weights, 8 rows of the input and 16 elements of k. Tiles differ in how many of these a block holds, and in nothing
- * else: a sum is the same chain of instructions over k whatever the tile, so a row's bits depend on that row alone.
+ * Weights are the first operand of every instruction, so that few rows waste little: an instruction takes 8 rows of the
+ * input or more, and 16 elements of k. Tiles differ in how many rows they hold, and in nothing else: a sum is the same
+ * chain of instructions over k whatever the tile (tensor_cuda.cuh), so a row's bits depend on that row alone.
  *
  * Blocks stay and walk over items (a tile of weights for a tile of rows of one group). A block's items form one
- * sequence of pieces of CHUNK elements of k, which are fetched STAGES - 1 ahead, across items too: while one item is
+ * sequence of pieces of CHUNK elements of k, which are fetched some stages ahead, across items too: while one item is
  * finished, the next one's weights are on their way. Groups with many rows come first, in large tiles, then those with
  * few, in tiles just as wide as the largest of them needs.
  *
@@ -13,23 +13,18 @@
 #include "device/cuda_order_int.cuh"
 #include "moe/moe_cuda_int.h"
 #include "moe/number_cuda.cuh"
+#include "moe/tensor_cuda.cuh"
 
-enum { THREADS = 128, WARPS = THREADS / 32, CHUNK = 64, PIPE_BYTES = 96 * 1024, FEW = 32 };
-enum { ROW_BYTES = CHUNK * 2, PIECES = CHUNK / 8 }; /* of a tile's row in shared memory; a piece is 16 bytes */
+enum { THREADS = EPG__TILE_THREADS, CHUNK = EPG__TILE_CHUNK, ROW_BYTES = EPG__TILE_ROW_BYTES, PIPE_BYTES = EPG__TILE_PIPE_BYTES };
+enum { PIECES = CHUNK / 8, FEW = 32 }; /* pieces of 16 bytes of a tile's row; rows of a group that are few */
 static const uint32_t NONE = 0xFFFFFFFFu;
 
-/* MW x NW instructions per warp, and of the WARPS warps MWARPS along the weights. */
-template <int MW, int NW, int MWARPS> struct tile {
-    static constexpr int mw = MW, nw = NW, mwarps = MWARPS;
-    static constexpr int m = MWARPS * MW * 16, n = WARPS / MWARPS * NW * 8;
-    static constexpr int stage_bytes = (m + n) * ROW_BYTES;
-    static constexpr int stages = PIPE_BYTES / stage_bytes < 8 ? PIPE_BYTES / stage_bytes : 8;
-};
-typedef tile<1, 1, 4> tile_8;
-typedef tile<1, 2, 4> tile_16;
-typedef tile<1, 4, 4> tile_32;
-typedef tile<2, 8, 4> tile_64;
-typedef tile<4, 8, 2> tile_128;
+typedef epg__tile<1, 1, 4> tile_8;
+typedef epg__tile<1, 2, 4> tile_16;
+typedef epg__tile<1, 4, 4> tile_32;
+typedef epg__tile<2, 8, 4> tile_64;
+typedef epg__tile<8 / EPG__TILES_WIDE, 4 * EPG__TILES_WIDE, EPG__TILES_WIDE> tile_128;
+static_assert(tile_64::m == tile_128::m && tile_8::m == tile_32::m && tile_16::m == tile_32::m, "the table knows two tiles");
 
 /* ---- the table of items, in shared memory ---- */
 
@@ -193,64 +188,6 @@ template <int KIND, typename Tile> struct source {
     }
 };
 
-/* ---- computing ---- */
-
-static __device__ inline void load_4(uint32_t from, uint32_t out[4])
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
-                 : "r"(from)
-                 : "memory");
-}
-static __device__ inline void load_2(uint32_t from, uint32_t out[2])
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(out[0]), "=r"(out[1]) : "r"(from) : "memory");
-}
-
-/* The one instruction that sums. */
-static __device__ inline void multiply(float sum[4], const uint32_t weights[4], const uint32_t rows[2])
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                 "{%0, %1, %2, %3};"
-                 : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-                 : "r"(weights[0]), "r"(weights[1]), "r"(weights[2]), "r"(weights[3]), "r"(rows[0]), "r"(rows[1]));
-}
-
-static __device__ inline uint32_t place_of(uint32_t stage, uint32_t row, uint32_t piece)
-{
-    return stage + row * ROW_BYTES + (piece ^ row % 8) * 16;
-}
-
-template <typename Tile> static __device__ inline void load_rows(uint32_t stage, uint32_t step, uint32_t rows[Tile::nw * 2])
-{
-    const uint32_t lane = threadIdx.x % 32, first = Tile::m + threadIdx.x / 32 / Tile::mwarps * Tile::nw * 8;
-    if constexpr (Tile::nw == 1) {
-        load_2(place_of(stage, first + lane % 8, step * 2 + lane / 8 % 2), rows);
-    } else {
-#pragma unroll
-        for (int i = 0; i < Tile::nw / 2; i++)
-            load_4(place_of(stage, first + i * 16 + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2), rows + 4 * i);
-    }
-}
-
-template <typename Tile> static __device__ inline void add_chunk(uint32_t stage, float sums[Tile::mw][Tile::nw][4])
-{
-    const uint32_t lane = threadIdx.x % 32, first = threadIdx.x / 32 % Tile::mwarps * Tile::mw * 16;
-#pragma unroll
-    for (uint32_t step = 0; step < CHUNK / 16; step++) {
-        uint32_t weights[Tile::mw][4], rows[Tile::nw * 2];
-#pragma unroll
-        for (int i = 0; i < Tile::mw; i++)
-            load_4(place_of(stage, first + i * 16 + lane % 16, step * 2 + lane / 16), weights[i]);
-        load_rows<Tile>(stage, step, rows);
-#pragma unroll
-        for (int i = 0; i < Tile::mw; i++)
-#pragma unroll
-            for (int j = 0; j < Tile::nw; j++)
-                multiply(sums[i][j], weights[i], rows + 2 * j);
-    }
-}
-
 /* ---- what becomes of the sums ---- */
 
 /* Eight by eight: lane l held column pair l % 4 of row l / 4, and holds row pair l % 4 of column l / 4. */
@@ -274,20 +211,20 @@ static __device__ inline float gated(float gate, float up) { return gate / (1 + 
 template <int KIND, typename Tile>
 static __device__ void store_sums(const epg__product &p, const item &it, float sums[Tile::mw][Tile::nw][4])
 {
-    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const uint32_t m = warp % Tile::mwarps * Tile::mw, n = warp / Tile::mwarps * Tile::nw * 8 + lane / 4;
+    const uint32_t lane = threadIdx.x % 32;
 #pragma unroll
     for (int j = 0; j < Tile::nw; j++) {
-        const bool real = n + j * 8 < it.count;
-        const uint32_t position = it.position + n + j * 8;
+        const uint32_t n = epg__tile_column<Tile>(j) / 8 * 8 + lane / 4, position = it.position + n;
+        const bool real = n < it.count;
 #pragma unroll
         for (int i = 0; i < Tile::mw; i++) {
+            const uint32_t row = epg__tile_row<Tile>(i) / 16 * 16;
             const float *s = sums[i][j];
             if (KIND == EPG__PRODUCT_GATED) {
-                store_8x8(p, epg__pack(gated(s[0], s[2]), gated(s[1], s[3])), p.m / 2, it.column + (m + i) * 8, position, real);
+                store_8x8(p, epg__pack(gated(s[0], s[2]), gated(s[1], s[3])), p.m / 2, it.column + row / 2, position, real);
             } else {
-                store_8x8(p, epg__pack(s[0], s[1]), p.m, it.column + (m + i) * 16, position, real);
-                store_8x8(p, epg__pack(s[2], s[3]), p.m, it.column + (m + i) * 16 + 8, position, real);
+                store_8x8(p, epg__pack(s[0], s[1]), p.m, it.column + row, position, real);
+                store_8x8(p, epg__pack(s[2], s[3]), p.m, it.column + row + 8, position, real);
             }
         }
     }
@@ -306,20 +243,20 @@ static __device__ inline void raise(const epg__product &p, uint64_t best, uint32
 
 template <typename Tile> static __device__ void raise_best(const epg__product &p, const item &it, float sums[Tile::mw][Tile::nw][4])
 {
-    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const uint32_t first = it.column + warp % Tile::mwarps * Tile::mw * 16 + lane / 4;
 #pragma unroll
     for (int j = 0; j < Tile::nw; j++)
 #pragma unroll
         for (int c = 0; c < 2; c++) {
-            uint32_t n = warp / Tile::mwarps * Tile::nw * 8 + j * 8 + lane % 4 * 2 + c;
+            const uint32_t n = epg__tile_column<Tile>(j) + c;
             uint64_t best = 0;
 #pragma unroll
             for (int i = 0; i < Tile::mw; i++)
 #pragma unroll
-                for (int h = 0; h < 2; h++)
-                    if (first + i * 16 + h * 8 < p.m)
-                        best = larger(best, epg__best_key(sums[i][j][h * 2 + c], first + i * 16 + h * 8));
+                for (int h = 0; h < 2; h++) {
+                    const uint32_t id = it.column + epg__tile_row<Tile>(i) + h * 8;
+                    if (id < p.m)
+                        best = larger(best, epg__best_key(sums[i][j][h * 2 + c], id));
+                }
             raise(p, best, it.position + n, n < it.count);
         }
 }
@@ -345,14 +282,20 @@ static __device__ void walk(const epg__product &p, const table &t, const uint32_
     for (uint32_t index = start; index < end; index += gridDim.x) {
         float sums[Tile::mw][Tile::nw][4] = {};
         for (uint32_t c = 0; c < chunks; c++) {
+            const uint32_t into = stage ? stage - 1 : Tile::stages - 1;
             fetch_wait<Tile::stages - 2>();
+            epg__tile_end<Tile>(sums);
+            epg__tile_publish();
             __syncthreads(); /* everyone's pieces are there, and everyone is done with the stage before */
-            uint32_t into = stage ? stage - 1 : Tile::stages - 1;
+            if (EPG__TILES_RUN_ON)
+                epg__tile_begin<Tile>(pipe + stage * Tile::stage_bytes, sums);
             from.next(p, t, first, pipe + into * Tile::stage_bytes);
             fetch_commit();
-            add_chunk<Tile>(pipe + stage * Tile::stage_bytes, sums);
+            if (!EPG__TILES_RUN_ON)
+                epg__tile_begin<Tile>(pipe + stage * Tile::stage_bytes, sums);
             stage = stage + 1 == Tile::stages ? 0 : stage + 1;
         }
+        epg__tile_end<Tile>(sums);
         item it = find_item<Tile>(t, first, p.groups, index, source<KIND, Tile>::outputs);
         if constexpr (KIND == EPG__PRODUCT_BEST)
             raise_best<Tile>(p, it, sums);
@@ -365,7 +308,7 @@ static __device__ void walk(const epg__product &p, const table &t, const uint32_
 
 template <int KIND> static __global__ void __launch_bounds__(THREADS, 2) mma(const __grid_constant__ epg__product p)
 {
-    extern __shared__ __align__(128) unsigned char memory[];
+    extern __shared__ __align__(1024) unsigned char memory[];
     const uint32_t pipe = (uint32_t)__cvta_generic_to_shared(memory);
     epg__await_earlier_kernels();
     epg__admit_next_kernel();
@@ -383,8 +326,6 @@ template <int KIND> static __global__ void __launch_bounds__(THREADS, 2) mma(con
     else
         walk<KIND, tile_8>(p, t, t.some, start, pipe);
 }
-static_assert(tile_64::m == tile_128::m && tile_8::m == tile_32::m && tile_16::m == tile_32::m, "the table knows two tiles");
-
 static uint32_t shared_bytes(uint32_t groups) { return PIPE_BYTES + (4 * groups + 2) * (uint32_t)sizeof(uint32_t); }
 
 static epg_status launch(epg_device *device, epg_stream stream, const epg__product_kernels *self, epg__product_kind kind,
