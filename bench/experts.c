@@ -1,4 +1,5 @@
-/* What the experts take on a GPU: gate and up, silu, down, for 1 to 512 rows per expert, every expert active.
+/* What the experts take on a GPU: gate and up, silu, down, for 1 to 512 rows per expert, every expert active; and for a
+ * row in each of the first eight alone, as one token brings it.
  *
  * Beside each time: the weights' bytes over it, as a part of the rate of a copying kernel in the same run; and what
  * cuBLAS reaches on the same matrices, each expert's by itself (as a loop over experts would), and on one matrix with
@@ -153,8 +154,8 @@ static void end_bed(bed *b)
     epg_experts_destroy(b->experts);
 }
 
-/* Rows in place: position p is some row of all, none twice. */
-static void arrange(bed *b, uint32_t rows)
+/* Rows in place, for the first `active` experts: position p is some row of all, none twice. */
+static void arrange(bed *b, uint32_t rows, uint32_t active)
 {
     uint32_t total = rows * b->s.experts, *index = malloc(total * sizeof *index), *offsets = malloc((b->s.experts + 1) * 8);
     if (!index || !offsets)
@@ -165,7 +166,7 @@ static void arrange(bed *b, uint32_t rows)
     for (uint32_t e = 0; e <= b->s.experts; e++)
         offsets[e] = e * rows;
     for (uint32_t e = 0; e < b->s.experts; e++)
-        counts[e] = rows;
+        counts[e] = e < active ? rows : 0;
     MUST(epg_memcpy(b->device, b->index, index, total * sizeof *index));
     MUST(epg_memcpy(b->device, b->offsets, offsets, (b->s.experts + 1) * sizeof *offsets));
     MUST(epg_memcpy(b->device, b->counts, counts, b->s.experts * sizeof *counts));
@@ -201,17 +202,28 @@ static double time_us(bed *b, void (*work)(bed *b, uint32_t rows), uint32_t rows
     return us / CALLS;
 }
 
+static double show_ours(bed *b, const char *name, uint32_t rows, uint32_t active)
+{
+    double weights = 6.0 * b->s.hidden * b->s.inner * active;
+    arrange(b, rows, active);
+    double us = time_us(b, ours, rows);
+    printf("%6s %10.1f %11.0f%% %9.1f", name, us, 100 * weights / (us * 1e-6) / b->copy_rate, weights * rows / us * 1e-6);
+    return us;
+}
+
 static void run_shape(bed *b, const shape *s)
 {
     double weights = 6.0 * s->hidden * s->inner * s->experts;
+    char name[16];
     make_bed(b, s);
     printf("\n%u x %u, %u experts, %.0f MB of weights; copy %.0f GB/s\n", s->hidden, s->inner, s->experts, weights / 1e6,
            b->copy_rate / 1e9);
-    printf("%5s %10s %12s %9s %14s %14s\n", "rows", "us", "of the copy", "TFLOP/s", "of cuBLAS each", "of cuBLAS one");
+    printf("%6s %10s %12s %9s %14s %14s\n", "rows", "us", "of the copy", "TFLOP/s", "of cuBLAS each", "of cuBLAS one");
+    show_ours(b, "1 of 8", 1, 8);
+    printf("\n");
     for (uint32_t rows = 1; rows <= ROWS_MOST; rows *= 2) {
-        arrange(b, rows);
-        double us = time_us(b, ours, rows), flops = weights * rows;
-        printf("%5u %10.1f %11.0f%% %9.1f", rows, us, 100 * weights / (us * 1e-6) / b->copy_rate, flops / us * 1e-6);
+        snprintf(name, sizeof name, "%u", rows);
+        double us = show_ours(b, name, rows, s->experts), flops = weights * rows;
         if (b->rival.handle) {
             double each = time_us(b, blas_each, rows), one = time_us(b, blas_one, rows);
             printf(" %7.1f (%3.0f%%) %7.1f (%3.0f%%)", flops / each * 1e-6, 100 * each / us, flops / one * 1e-6, 100 * one / us);
