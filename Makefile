@@ -3,7 +3,7 @@
 #   make CC=clang          another compiler
 #   make CUDA=0            without the CUDA device; CUDA=1: with it, or an error that says what is missing. Left unset,
 #                          it is built where CUDA 13's nvcc is found (NVCC=... names one)
-#   make CUDA_ARCH="90a"   GPU generations to build kernels for (80 90 100)
+#   make CUDA_ARCH="90a"   GPU generations to build kernels for (80 90a 100); 90 instead of 90a: without wgmma
 #   make gpu-test          the tests of devices on the GPU, and those that need one; skipped, with the reason, where
 #                          there is none. make gpu-sanitize: under compute-sanitizer
 #   make test-asan         the tests under AddressSanitizer and UndefinedBehaviorSanitizer

@@ -4,7 +4,8 @@
 # CUPTI_LIB_DIR (where CUPTI is, or empty).
 
 CUDA ?= auto
-CUDA_ARCH ?= 80 90 100
+# 90a is Hopper with what later generations have not: products of matrices use it.
+CUDA_ARCH ?= 80 90a 100
 NVCC ?= $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
 
 ifneq ($(filter-out auto 0 1,$(CUDA)),)
