@@ -61,6 +61,8 @@ static __global__ void __launch_bounds__(256, 2) return_rows(const __grid_consta
     uint32_t items = p.is_void ? 0 : epg__received_rows(l) * p.parts;
     if (pair.rehearsed)
         return;
+    if (blockIdx.x == 0 && threadIdx.x == 0)
+        ((epg_wire_lane *)epg__own_lane(l))->epoch = pair.epoch; /* where local_cuda.cu has opened the pair */
     for (uint32_t item = epg__first_item(); item < items; item += epg__item_stride()) {
         uint32_t source, slot, part = item % p.parts, at = EPG_WIRE_NONE;
         float weight = 0;

@@ -6,11 +6,11 @@
  * In high-throughput mode one block waits (await_rows) and many place (count_rows, place_all, assign_rows): one block
  * would take a fifth of a millisecond for 20000 rows, with little else to do on the device. The positions are the same.
  * Only `place` and `await_rows` wait, in one block each; wait_cuda.cuh says why nothing can starve. */
-#include "ep/lane_cuda_int.cuh"
+#include "ep/few_cuda.cuh"
 #include "ep/rows_cuda.cuh"
 #include "ep/wait_cuda.cuh"
 
-/* ---- place ---- */
+/* ---- many rows: two walks ---- */
 
 /* Walks this warp's share of the received rows. A row takes as many lanes as topk, rounded up to a power of two, a lane
  * per route; what does not fill a warp leaves room for the rows after it, and several such steps are under way at once.
@@ -134,17 +134,17 @@ static __device__ uint64_t place_experts(const epg__cuda_lane &l)
     return wanted;
 }
 
-/* The whole block: waits, and says how many rows came of each rank. */
-static __device__ void receive_counts(const epg__cuda_params &p, const epg__pair_state &pair)
+/* The whole block: waits, and says how many rows came of each rank, in `received` (which may be l.received) too. */
+static __device__ void receive_counts(const epg__cuda_params &p, const epg__pair_state &pair, uint32_t *received)
 {
     const epg__cuda_lane &l = p.lane;
     uint32_t slots = l.wire.geometry.slots;
     if (!pair.rehearsed)
-        epg__await_signals(l, EPG_WIRE_DISPATCH, pair.epoch, NULL, l.received);
+        epg__await_signals(l, EPG_WIRE_DISPATCH, pair.epoch, NULL, received);
     epg__admit_next_kernel();
     for (uint32_t r = threadIdx.x; r < l.ranks; r += blockDim.x) {
-        uint32_t count = pair.rehearsed || p.is_void || l.received[r] == EPG__WAIT_NOTHING ? 0 : l.received[r];
-        l.received[r] = count < slots ? count : slots;
+        uint32_t count = pair.rehearsed || p.is_void || received[r] == EPG__WAIT_NOTHING ? 0 : received[r];
+        l.received[r] = received[r] = count < slots ? count : slots;
     }
 }
 
@@ -156,18 +156,176 @@ static __device__ epg__span rows_of(uint32_t rows, uint32_t warp, uint32_t warps
     return span;
 }
 
+/* ---- few rows: each is read once, and kept in registers while they are counted and placed ---- */
+
+enum {
+    FEW_STEPS = 6, /* that a warp keeps */
+    FEW_EXPERTS = 256,
+    FEW_RANKS = 32
+};
+
+typedef struct few_places {
+    uint32_t received[FEW_RANKS];
+    uint32_t all[FEW_EXPERTS], offsets[FEW_EXPERTS]; /* by expert: rows; where they begin */
+} few_places;
+
+/* A lane's route of a row. */
+typedef struct few_route {
+    uint32_t index, token, expert;
+    uint32_t source; /* rank; high half: how many rows of this warp chose the expert before */
+    float weight;
+} few_route;
+
+static __device__ uint32_t sum_lanes(uint32_t value)
+{
+    uint32_t lane = epg__lane_id();
+    for (uint32_t step = 1; step < 32; step *= 2) {
+        uint32_t other = __shfl_up_sync(0xFFFFFFFFu, value, step);
+        value += lane >= step ? other : 0;
+    }
+    return value;
+}
+
+/* One warp: reads its rows, all at once. `end`: in lane r, the rows that came of ranks 0 to r. */
+static __device__ void read_routes(const epg__cuda_lane &l, const epg__step &at, uint32_t epoch, epg__span mine,
+                                   uint32_t end, uint32_t count, few_route route[FEW_STEPS])
+{
+    const uint32_t slots = l.wire.geometry.slots, bank_rows = (epoch & 1) * l.ranks * slots;
+    uint32_t choices[FEW_STEPS];
+#pragma unroll
+    for (int b = 0; b < FEW_STEPS; b++) {
+        uint32_t row = mine.first + b * at.tokens + at.token, source = 0;
+        for (uint32_t r = 0; r + 1 < l.ranks; r++)
+            source += row >= __shfl_sync(0xFFFFFFFFu, end, r);
+        route[b].source = source;
+        route[b].index = bank_rows + source * slots + row - __shfl_sync(0xFFFFFFFFu, end - count, source);
+        route[b].expert = EPG_WIRE_NONE;
+        choices[b] = 0;
+        if (row >= mine.end)
+            continue;
+        epg_wire_meta *meta = epg__meta_at(&l.wire, epg__own_lane(l), route[b].index);
+        choices[b] = meta->count;
+        route[b].token = meta->token;
+        if (at.k < l.wire.geometry.topk) {
+            epg_wire_route r = epg__routes_of(meta)[at.k];
+            route[b].expert = r.expert;
+            route[b].weight = r.weight;
+        }
+    }
+#pragma unroll
+    for (int b = 0; b < FEW_STEPS; b++)
+        if (at.k >= choices[b])
+            route[b].expert = EPG_WIRE_NONE;
+}
+
+/* One warp: counts its rows in cursor[expert]. A row names an expert once. */
+static __device__ void count_routes(uint32_t *cursor, few_route route[FEW_STEPS])
+{
+    uint32_t lane = epg__lane_id();
+#pragma unroll
+    for (int b = 0; b < FEW_STEPS; b++) {
+        uint32_t e = route[b].expert, same = __match_any_sync(0xFFFFFFFFu, e);
+        uint32_t before = e == EPG_WIRE_NONE ? 0 : cursor[e] + __popc(same & ((1u << lane) - 1));
+        __syncwarp();
+        if (e != EPG_WIRE_NONE && same >> lane == 1) /* the last of them */
+            cursor[e] = before + 1;
+        __syncwarp();
+        route[b].source |= before << 16;
+    }
+}
+
+/* The whole block: turns the warps' counts of each expert into starts, a warp per expert, and places the experts. */
+static __device__ void place_counts(const epg__cuda_lane &l, uint32_t *table, uint32_t stride, few_places *s)
+{
+    uint32_t lane = epg__lane_id(), warps = blockDim.x / 32;
+    for (uint32_t e = threadIdx.x / 32; e < l.local_experts; e += warps) {
+        uint32_t count = lane < warps ? table[lane * stride + e] : 0, sum = sum_lanes(count);
+        if (lane < warps)
+            table[lane * stride + e] = sum - count;
+        if (lane == 31)
+            s->all[e] = sum;
+    }
+    __syncthreads();
+    if (threadIdx.x < 32) {
+        epg__few_sums sums = epg__place_few(l, true, s->all, s->offsets);
+        if (lane == 0) {
+            l.offsets[l.local_experts] = sums.end;
+            *l.total = sums.kept;
+            if (sums.wanted > sums.kept) {
+                epg__count(l, EPG_COUNT_DROPPED_ROWS, sums.wanted - sums.kept);
+                epg__record_failure(l, EPG_ERR_OVERFLOW, EPG_OP_DISPATCH_RECV, l.rank, sums.kept, sums.wanted);
+            }
+        }
+    }
+    __syncthreads();
+    for (uint32_t e = threadIdx.x; e < l.local_experts; e += blockDim.x) {
+        l.offsets[e] = s->offsets[e];
+        l.counts[e] = s->all[e];
+    }
+}
+
+static __device__ void write_routes(const epg__cuda_lane &l, const epg__step &at, uint32_t epoch,
+                                    const uint32_t *cursor, const few_places &s, const few_route route[FEW_STEPS])
+{
+    const uint32_t bank_rows = (epoch & 1) * l.ranks * l.wire.geometry.slots;
+#pragma unroll
+    for (int b = 0; b < FEW_STEPS; b++) {
+        uint32_t e = route[b].expert;
+        if (e == EPG_WIRE_NONE)
+            continue;
+        uint32_t nth = cursor[e] + (route[b].source >> 16), place = nth < s.all[e] ? s.offsets[e] + nth : EPG_WIRE_NONE;
+        l.place[(size_t)(route[b].index - bank_rows) * l.wire.geometry.topk + at.k] = place;
+        if (place == EPG_WIRE_NONE)
+            continue;
+        l.row_source[place] = route[b].source & 0xFFFFu;
+        l.row_token[place] = route[b].token;
+        l.row_weight[place] = route[b].weight;
+        if (l.layout == EPG_LAYOUT_IN_PLACE)
+            l.row_index[place] = route[b].index;
+    }
+}
+
+/* The whole block, its table cleared and the counts received: true where the rows were few enough, and placed. */
+static __device__ bool place_few(const epg__cuda_params &p, uint32_t epoch, uint32_t *table, few_places *s)
+{
+    const epg__cuda_lane &l = p.lane;
+    const epg__step at = epg__step_of(l.wire.geometry.topk);
+    uint32_t lane = epg__lane_id(), warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    if (l.ranks > FEW_RANKS || l.local_experts > FEW_EXPERTS || l.row_align > EPG_FEW_ALIGN || !p.shared_words)
+        return false;
+    uint32_t count = lane < l.ranks ? s->received[lane] : 0, end = sum_lanes(count);
+    uint32_t rows = __shfl_sync(0xFFFFFFFFu, end, 31);
+    epg__span mine = rows_of(rows, warp, warps);
+    if (rows > warps * FEW_STEPS * at.tokens)
+        return false;
+    few_route route[FEW_STEPS];
+    read_routes(l, at, epoch, mine, end, count, route);
+    uint32_t stride = l.local_experts >= warps ? l.local_experts | 1 : l.local_experts; /* odd: no bank conflicts */
+    count_routes(table + warp * stride, route);
+    __syncthreads();
+    place_counts(l, table, stride, s);
+    write_routes(l, at, epoch, table + warp * stride, *s, route);
+    return true;
+}
+
+/* ---- place ---- */
+
 static __global__ void __launch_bounds__(EPG_CUDA_BLOCK) place(const __grid_constant__ epg__cuda_params p)
 {
     extern __shared__ uint32_t shared[];
+    __shared__ few_places few;
     const epg__cuda_lane &l = p.lane;
     uint32_t warp = threadIdx.x / 32, warps = blockDim.x / 32, *table = p.shared_words ? shared : l.scratch;
 
+    epg__touch(p);
     epg__await_earlier_kernels();
     epg__pair_state pair = *l.pair;
-    for (uint32_t i = threadIdx.x; i < warps * l.local_experts; i += blockDim.x)
+    for (uint32_t i = threadIdx.x; i < (warps + 1) * l.local_experts; i += blockDim.x)
         table[i] = 0;
-    receive_counts(p, pair);
+    receive_counts(p, pair, l.ranks <= FEW_RANKS ? few.received : l.received);
     __syncthreads();
+    if (place_few(p, pair.epoch, table, &few))
+        return;
     epg__span mine = rows_of(epg__received_rows(l), warp, warps);
     walk_rows(l, pair.epoch, mine.first, mine.end, table + warp * l.local_experts, false);
     __syncthreads();
@@ -183,7 +341,7 @@ static __global__ void __launch_bounds__(EPG_CUDA_BLOCK) place(const __grid_cons
 static __global__ void __launch_bounds__(EPG_CUDA_BLOCK) await_rows(const __grid_constant__ epg__cuda_params p)
 {
     epg__await_earlier_kernels();
-    receive_counts(p, *p.lane.pair);
+    receive_counts(p, *p.lane.pair, p.lane.received);
 }
 
 /* A warp's own row of the table: in shared memory where it fits. */
@@ -315,7 +473,7 @@ epg_status epg__cuda_dispatch_recv(epg_device *device, epg_stream stream, const 
         status = place_many(device, stream, shape, params);
     else
         status = epg__cuda_launch_table(device, stream, shape, (const void *)place, "dispatch recv: place", 1,
-                                        epg__cuda_block_for(most / 2, 128), params->lane.local_experts, params);
+                                        epg__cuda_block_for(most, 128), params->lane.local_experts, params);
     if (status != EPG_OK || params->lane.layout == EPG_LAYOUT_IN_PLACE || params->is_void)
         return status;
     const void *spread = params->lane.wire.scale_bytes ? (const void *)spread_rows<true>

@@ -23,19 +23,6 @@ static __device__ bool is_rehearsed(const epg__cuda_lane &l)
     return true;
 }
 
-/* Takes in the ranks whose epoch this is. */
-static __device__ void admit_due(const epg__cuda_lane &l, uint32_t epoch)
-{
-    for (uint32_t r = 0; r < l.ranks; r++) {
-        epg__entry *entry = &l.entries[r];
-        if (!entry->incarnation || entry->epoch != epoch)
-            continue;
-        epg__word_store(&epg__lives_of(l)[r], entry->incarnation);
-        entry->incarnation = entry->epoch = 0;
-        --*l.entering;
-    }
-}
-
 /* Opens the pair; true unless it is a rehearsal. One thread. */
 static __device__ bool open_pair(const epg__cuda_params &p, uint32_t *tokens)
 {
@@ -53,7 +40,7 @@ static __device__ bool open_pair(const epg__cuda_params &p, uint32_t *tokens)
     *l.pair = state;
     *tokens = kept;
     if (*l.entering)
-        admit_due(l, state.epoch);
+        epg__admit_due(l, state.epoch);
     if (asked > kept) {
         epg__count(l, EPG_COUNT_DROPPED_TOKENS, asked - kept);
         epg__record_failure(l, EPG_ERR_OVERFLOW, EPG_OP_DISPATCH_SEND, l.rank, p.user.bucket, asked);

@@ -135,6 +135,7 @@ static epg_status prepare(epg_group *g, state *s)
     EPG_TRY(epg__cuda_combine_prepare(g->device));
     EPG_TRY(epg__cuda_local_prepare(g->device));
     EPG_TRY(epg__cuda_admit_prepare(g->device));
+    EPG_TRY(epg__cuda_few_prepare(g->device));
     EPG_TRY(epg_memory_alloc(g->device, EPG_MEMORY_MAPPED, sizeof(page), &memory));
     s->page = memory;
     EPG_TRY(epg_memory_alloc(g->device, EPG_MEMORY_DEVICE, g->wire.geometry.ranks * sizeof(void *), &memory));
@@ -229,10 +230,11 @@ static epg_status dispatch_send(epg_group *g, const epg_dispatch_args *user, int
 {
     const state *s = g->kernels_state;
     epg__cuda_params params = params_for(g, user->lane);
-    (void)mode;
     EPG_TRY(check_input(g, user));
     params.user = *user;
     params.is_void = (uint32_t)is_void;
+    if (mode == EPG_MODE_LL && !is_void && epg__cuda_send_few_fits(&params.lane, user->bucket))
+        return epg__cuda_send_few(g->device, stream, &s->shape, &params);
     return epg__cuda_dispatch_send(g->device, stream, &s->shape, &params);
 }
 

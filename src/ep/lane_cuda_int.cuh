@@ -68,6 +68,19 @@ static __device__ inline void epg__send_signal(const epg__cuda_lane &l, uint32_t
                       epg__signal_make(epoch, l.incarnation, count, is_void));
 }
 
+/* Takes in the ranks whose epoch this is. */
+static __device__ inline void epg__admit_due(const epg__cuda_lane &l, uint32_t epoch)
+{
+    for (uint32_t r = 0; r < l.ranks; r++) {
+        epg__entry *entry = &l.entries[r];
+        if (!entry->incarnation || entry->epoch != epoch)
+            continue;
+        epg__word_store(&epg__lives_of(l)[r], entry->incarnation);
+        entry->incarnation = entry->epoch = 0;
+        --*l.entering;
+    }
+}
+
 /* True where `rank` is taken in with the next pair: it gets this pair's dispatch signal, without rows, as its
  * invitation. */
 static __device__ inline bool epg__is_invited(const epg__cuda_lane &l, uint32_t rank, uint32_t epoch)

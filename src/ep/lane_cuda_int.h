@@ -85,6 +85,11 @@ epg_status epg__cuda_combine_send(epg_device *device, epg_stream stream, const e
 epg_status epg__cuda_combine_recv(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
                                   epg__cuda_params *params);
 
+/* Dispatch send for few tokens, of ranks up to 32; fits says whether the shapes allow it. */
+int epg__cuda_send_few_fits(const epg__cuda_lane *lane, uint32_t bucket);
+epg_status epg__cuda_send_few(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
+                              epg__cuda_params *params);
+
 /* Both halves in one kernel, for a team of one rank; fits says whether the shapes allow it. */
 int epg__cuda_local_dispatch_fits(const epg__cuda_lane *lane, uint32_t bucket);
 epg_status epg__cuda_local_dispatch(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
@@ -127,6 +132,7 @@ epg_status epg__cuda_recv_prepare(epg_device *device);
 epg_status epg__cuda_combine_prepare(epg_device *device);
 epg_status epg__cuda_local_prepare(epg_device *device);
 epg_status epg__cuda_admit_prepare(epg_device *device);
+epg_status epg__cuda_few_prepare(epg_device *device);
 
 #ifdef __cplusplus
 }
