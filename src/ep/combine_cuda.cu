@@ -14,7 +14,7 @@ template <bool FLOAT32, int GATHER, int PIECES>
 static __device__ void sum_rows(char *row, float weight, uint32_t count, epg__piece *out, epg__span span)
 {
     for (uint32_t at = span.first + epg__lane_id(); at - epg__lane_id() < span.end; at += PIECES * 32) {
-        epg__sums<FLOAT32> sums[PIECES];
+        epg__sums<FLOAT32, 4> sums[PIECES];
 #pragma unroll
         for (int u = 0; u < PIECES; u++)
             sums[u].clear();
@@ -37,13 +37,13 @@ static __device__ void sum_rows(char *row, float weight, uint32_t count, epg__pi
 #pragma unroll
                 for (int u = 0; u < PIECES; u++)
                     if (from[j] && at + u * 32 < span.end)
-                        sums[u].add(piece[j][u], by);
+                        sums[u].add(epg__words_of(piece[j][u]), by);
             }
         }
 #pragma unroll
         for (int u = 0; u < PIECES; u++)
             if (at + u * 32 < span.end)
-                out[at + u * 32] = sums[u].rounded();
+                out[at + u * 32] = epg__piece_of(sums[u].rounded());
     }
 }
 

@@ -1,11 +1,13 @@
 /* Dispatch send for few tokens: one kernel, where dispatch_send_cuda.cu has one that decides and one that moves rows.
  * Slots, meta and rows are the same.
  *
- * No block tells another anything before the end: each works out the routing of all tokens for itself, in shared memory.
- * The epoch is advanced, and whoever is due is taken in, by the last block to be through, when all have read what they
- * go by. A mask may be set meanwhile, so that blocks differ about a rank: whoever has found it masked has written nothing
- * there, and neither does it get a signal, since the last block looks after all others (M of docs/protocol.md). */
+ * No block tells another anything before the end: each works out the routing of all tokens for itself, in shared
+ * memory. The epoch is advanced, and whoever is due is taken in, by the last block to be through, when all have read
+ * what they go by. A mask may be set meanwhile, so that blocks differ about a rank: whoever has found it masked has
+ * written nothing there, and neither does it get a signal, since the last block looks after all others (M of
+ * docs/protocol.md). */
 #include "ep/few_cuda.cuh"
+#include "ep/rows_cuda.cuh"
 
 enum {
     FEW_CHOICES = 2048, /* tokens x topk, at most half of it: lanes of a token are rounded up */
@@ -128,7 +130,8 @@ static __device__ void send_meta(const epg__cuda_params &p, const epg__step &at,
         uint32_t votes = __ballot_sync(0xFFFFFFFFu, owner == r);
         if (there == EPG_WIRE_NONE)
             continue;
-        epg_wire_meta *meta = epg__meta_at(&l.wire, epg__peer_lane(l, r), epg__slot_index(&l.wire, epoch & 1, l.rank, there));
+        size_t index = epg__slot_index(&l.wire, epoch & 1, l.rank, there);
+        epg_wire_meta *meta = epg__meta_at(&l.wire, epg__peer_lane(l, r), index);
         if (owner == r) {
             epg_wire_route route = {(uint32_t)expert % l.local_experts, weight};
             epg__routes_of(meta)[__popc(votes & ((1u << lane) - 1))] = route;
@@ -141,6 +144,7 @@ static __device__ void send_meta(const epg__cuda_params &p, const epg__step &at,
 }
 
 /* One warp: a part of a token. */
+template <int FORM>
 static __device__ void send_part(const epg__cuda_params &p, const epg__step &at, const few_routing &s, uint32_t epoch,
                                  uint32_t token, uint32_t part)
 {
@@ -155,8 +159,7 @@ static __device__ void send_part(const epg__cuda_params &p, const epg__step &at,
     }
     if (part == 0)
         send_meta(p, at, s, epoch, token, slot);
-    epg__copy_row((const epg__piece *)((const char *)p.user.rows + (size_t)token * l.wire.row_bytes), to, l.ranks,
-                  epg__part_of(epg__pieces_of(l), part, p.parts));
+    epg__send_row<FORM>(p, token, part, to, l.ranks);
 }
 
 /* Thread 0 of the last block: opens the pair for the other halves, and says what went wrong. */
@@ -211,7 +214,7 @@ static __device__ void rehearse_pair(const epg__cuda_lane &l, const few_call &c)
         epg__record_failure(l, EPG_ERR_STATE, EPG_OP_DISPATCH_SEND, l.rank, 0, 0);
 }
 
-static __global__ void __launch_bounds__(256) send_few(const __grid_constant__ epg__cuda_params p)
+template <int FORM> static __global__ void __launch_bounds__(256) send_few(const __grid_constant__ epg__cuda_params p)
 {
     __shared__ few_routing s;
     const epg__cuda_lane &l = p.lane;
@@ -236,7 +239,7 @@ static __global__ void __launch_bounds__(256) send_few(const __grid_constant__ e
     turn_ranks(l, c.tokens, &s);
     __syncthreads();
     for (uint32_t item = epg__first_item(); item < c.tokens * p.parts; item += epg__item_stride())
-        send_part(p, at, s, c.epoch, item / p.parts, item % p.parts);
+        send_part<FORM>(p, at, s, c.epoch, item / p.parts, item % p.parts);
     if (epg__block_done(l.done, gridDim.x))
         end_send(p, c, s);
 }
@@ -250,14 +253,24 @@ int epg__cuda_send_few_fits(const epg__cuda_lane *lane, uint32_t bucket)
            g->ranks <= FEW_RANKS && g->logical_experts <= FEW_EXPERTS;
 }
 
+static const void *const send_kernels[] = {
+    (const void *)send_few<EPG__ROWS_PLAIN>,
+    (const void *)send_few<EPG__ROWS_QUANTISED>,
+    (const void *)send_few<EPG__ROWS_GIVEN>,
+};
+
 epg_status epg__cuda_send_few(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
                               epg__cuda_params *params)
 {
-    return epg__cuda_launch_rows(device, stream, shape, (const void *)send_few, "dispatch send", params->user.bucket,
-                                 params);
+    int form = epg__row_form(params);
+    return epg__cuda_launch_rows(device, stream, shape, send_kernels[form], "dispatch send", params->user.bucket,
+                                 epg__row_input_bytes(params, form), params);
 }
 
 epg_status epg__cuda_few_prepare(epg_device *device)
 {
-    return epg__cuda_kernel_prepare(device, (const void *)send_few, 0);
+    epg_status status = EPG_OK;
+    for (int i = 0; i < 3 && status == EPG_OK; i++)
+        status = epg__cuda_kernel_prepare(device, send_kernels[i], 0);
+    return status;
 }

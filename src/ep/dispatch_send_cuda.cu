@@ -4,9 +4,8 @@
  *   send_rows   one row in, quantised or as it is, a copy and its meta to each destination; the last block signals
  *               every live rank
  *
- * LL and HT are the same here: they put the same bytes at the same places, and a row is read once however many go
- * where. Nothing waits. A team of one rank has a shorter way: local_cuda.cu. The two words that the host has set in
- * stream order (rehearsal, a mask) are set here too. */
+ * Nothing waits. For few tokens there is a shorter way, dispatch_few_cuda.cu, and for a team of one rank another,
+ * local_cuda.cu. The two words that the host has set in stream order (rehearsal, a mask) are set here too. */
 #include "ep/lane_cuda_int.cuh"
 #include "ep/rows_cuda.cuh"
 
@@ -238,22 +237,6 @@ static __device__ void send_meta(const epg__cuda_params &p, uint32_t token, epg_
     }
 }
 
-/* One warp: a part of a token's row, to the places of lanes 0 .. count - 1. */
-template <int FORM>
-static __device__ void send_row(const epg__cuda_params &p, uint32_t token, uint32_t part, char *to, uint32_t count)
-{
-    const epg__cuda_lane &l = p.lane;
-    const char *rows = (const char *)p.user.rows;
-    if constexpr (FORM == EPG__ROWS_PLAIN)
-        epg__copy_row((const epg__piece *)(rows + (size_t)token * l.wire.row_bytes), to, count,
-                      epg__part_of(epg__pieces_of(l), part, p.parts));
-    else if constexpr (FORM == EPG__ROWS_QUANTISED)
-        epg__send_quantised(l, (const epg__piece *)rows + (size_t)token * (l.wire.geometry.hidden / 8), to, count,
-                            epg__part_of(epg__steps_of(l), part, p.parts));
-    else
-        epg__send_given(p, token, to, count, epg__part_of(epg__pieces_of(l), part, p.parts));
-}
-
 template <int FORM> static __global__ void __launch_bounds__(256) send_rows(const __grid_constant__ epg__cuda_params p)
 {
     const epg__cuda_lane &l = p.lane;
@@ -284,7 +267,7 @@ template <int FORM> static __global__ void __launch_bounds__(256) send_rows(cons
             if (there.slot != EPG_WIRE_NONE)
                 send_meta(p, token, there, pair.epoch, expert, weight);
         }
-        send_row<FORM>(p, token, part, to, count);
+        epg__send_row<FORM>(p, token, part, to, count);
     }
     if (!epg__block_done(l.done, gridDim.x))
         return;
@@ -318,10 +301,8 @@ epg_status epg__cuda_dispatch_send(epg_device *device, epg_stream stream, const 
     if (status != EPG_OK)
         return status;
     int form = epg__row_form(params);
-    size_t bytes = form == EPG__ROWS_QUANTISED ? params->lane.wire.geometry.hidden * (size_t)2
-                                               : params->lane.wire.row_bytes;
     return epg__cuda_launch_rows(device, stream, shape, send_kernels[form], "dispatch send: rows",
-                                 params->is_void ? 0 : params->user.bucket, bytes, params);
+                                 params->is_void ? 0 : params->user.bucket, epg__row_input_bytes(params, form), params);
 }
 
 epg_status epg__cuda_rehearse(epg_device *device, epg_stream stream, epg__cuda_params *params)

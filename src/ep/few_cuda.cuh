@@ -1,6 +1,6 @@
-/* What kernels for few tokens share. Choices are looked at by every block for itself: a warp at a time, a token in as many
- * lanes as topk, rounded up to a power of two. That is faster for some hundred choices than to have one block look and
- * tell the others. */
+/* What kernels for few tokens share. Choices are looked at by every block for itself: a warp at a time, a token in as
+ * many lanes as topk, rounded up to a power of two. That is faster for some hundred choices than to have one block look
+ * and tell the others. */
 #ifndef EPG_FEW_CUDA_CUH
 #define EPG_FEW_CUDA_CUH
 
@@ -82,6 +82,13 @@ static __device__ inline epg__few_sums epg__place_few(const epg__cuda_lane &l, b
     if (l.layout == EPG_LAYOUT_MASKED)
         s.end = l.row_capacity;
     return s;
+}
+
+/* A signal to this rank itself, whose reader is behind it in the stream. */
+static __device__ inline void epg__leave_signal(const epg__cuda_lane &l, uint32_t epoch, uint32_t kind, uint32_t count)
+{
+    epg__signal_leave(epg__signal_at(&l.wire, epg__own_lane(l), kind, epoch & 1, 0),
+                      epg__signal_make(epoch, l.incarnation, count, 0));
 }
 
 /* Brings a launch's parameters into the constant cache, all at once: they are cold, and each first use would stall. */

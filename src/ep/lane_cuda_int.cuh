@@ -196,41 +196,54 @@ static __device__ inline uint32_t epg__to_bf16(float low, float high)
     return word;
 }
 
-/* The sums behind one piece of a row: 8 bf16 or 4 float32. */
-template <bool FLOAT32> struct epg__sums {
-    float value[FLOAT32 ? 4 : 8];
+/* Some words of a row, as a thread has them. */
+template <int WORDS> struct epg__words {
+    uint32_t word[WORDS];
+};
+static __device__ inline epg__words<4> epg__words_of(const epg__piece &piece)
+{
+    epg__words<4> w = {{piece.x, piece.y, piece.z, piece.w}};
+    return w;
+}
+static __device__ inline epg__piece epg__piece_of(const epg__words<4> &w)
+{
+    return make_uint4(w.word[0], w.word[1], w.word[2], w.word[3]);
+}
+
+/* The sums behind them: of two bf16 or of one float32 in each. */
+template <bool FLOAT32, int WORDS> struct epg__sums {
+    float value[FLOAT32 ? WORDS : 2 * WORDS];
 
     __device__ void clear(void)
     {
 #pragma unroll
-        for (int i = 0; i < (FLOAT32 ? 4 : 8); i++)
+        for (int i = 0; i < (FLOAT32 ? WORDS : 2 * WORDS); i++)
             value[i] = 0;
     }
     __device__ void add_one(int i, float x, float weight) { value[i] = __fadd_rn(value[i], __fmul_rn(weight, x)); }
-    __device__ void add(const epg__piece &piece, float weight)
+    __device__ void add(const epg__words<WORDS> &w, float weight)
     {
-        const uint32_t word[4] = {piece.x, piece.y, piece.z, piece.w};
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < WORDS; i++) {
             if constexpr (FLOAT32) {
-                add_one(i, __uint_as_float(word[i]), weight);
+                add_one(i, __uint_as_float(w.word[i]), weight);
             } else {
-                add_one(2 * i, __uint_as_float(word[i] << 16), weight);
-                add_one(2 * i + 1, __uint_as_float(word[i] & 0xFFFF0000u), weight);
+                add_one(2 * i, __uint_as_float(w.word[i] << 16), weight);
+                add_one(2 * i + 1, __uint_as_float(w.word[i] & 0xFFFF0000u), weight);
             }
         }
     }
-    __device__ epg__piece rounded(void) const
+    __device__ epg__words<WORDS> rounded(void) const
     {
-        uint32_t word[4];
+        epg__words<WORDS> w;
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < WORDS; i++) {
             if constexpr (FLOAT32)
-                word[i] = __float_as_uint(value[i]);
+                w.word[i] = __float_as_uint(value[i]);
             else
-                word[i] = epg__to_bf16(value[2 * i], value[2 * i + 1]);
+                w.word[i] = epg__to_bf16(value[2 * i], value[2 * i + 1]);
         }
-        return make_uint4(word[0], word[1], word[2], word[3]);
+        return w;
     }
 };
 

@@ -116,6 +116,18 @@ epg_status epg__cuda_launch_rows(epg_device *device, epg_stream stream, const ep
                                  const void *kernel, const char *name, uint64_t rows, size_t bytes,
                                  epg__cuda_params *params);
 
+/* For a kernel whose blocks each take a token, or a part of one: params->parts is chosen here. */
+typedef struct epg__cuda_tokens {
+    const void *kernel;
+    const char *name;
+    uint32_t pieces;      /* of a row; a thread works on one at a time */
+    uint32_t unit;        /* pieces that one block must have together */
+    uint32_t per_thread;  /* most pieces of a thread; 0: any number */
+    uint32_t more;        /* further blocks */
+} epg__cuda_tokens;
+epg_status epg__cuda_launch_tokens(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
+                                   const epg__cuda_tokens *tokens, epg__cuda_params *params);
+
 /* For a kernel with a table in shared memory of a row per warp and one row more; where it does not fit there,
  * params->shared_words is 0 and the table lies in the lane's scratch memory. */
 #define EPG_CUDA_TABLE_BYTES (64 * 1024)
@@ -131,6 +143,7 @@ epg_status epg__cuda_send_prepare(epg_device *device);
 epg_status epg__cuda_recv_prepare(epg_device *device);
 epg_status epg__cuda_combine_prepare(epg_device *device);
 epg_status epg__cuda_local_prepare(epg_device *device);
+epg_status epg__cuda_local_combine_prepare(epg_device *device);
 epg_status epg__cuda_admit_prepare(epg_device *device);
 epg_status epg__cuda_few_prepare(epg_device *device);
 

@@ -32,3 +32,23 @@ epg_status epg__cuda_launch_rows(epg_device *device, epg_stream stream, const ep
                                shape->dependent};
     return epg__cuda_launch_kernel(device, stream, &launch, params);
 }
+
+/* Few tokens are worked on in more parts, until each multiprocessor has one; blocks of less than 112 threads cost more
+ * to begin than what they save. */
+epg_status epg__cuda_launch_tokens(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
+                                   const epg__cuda_tokens *tokens, epg__cuda_params *params)
+{
+    enum { LEAST = 112 };
+    uint32_t units = (tokens->pieces + tokens->unit - 1) / tokens->unit, bucket = params->user.bucket;
+    uint32_t parts = shape->units / (bucket ? bucket : 1), most = tokens->pieces / LEAST, least = 1;
+    if (tokens->per_thread)
+        least = (tokens->pieces + EPG_CUDA_BLOCK * tokens->per_thread - 1) / (EPG_CUDA_BLOCK * tokens->per_thread);
+    parts = parts < most ? parts : most;
+    params->parts = parts > least ? parts : least;
+    uint32_t each = (units + params->parts - 1) / params->parts * tokens->unit;
+    uint32_t rounds = (each + EPG_CUDA_BLOCK - 1) / EPG_CUDA_BLOCK;
+    uint32_t block = ((each + rounds - 1) / rounds + 31) / 32 * 32;
+    uint32_t blocks = (bucket ? bucket : 1) * params->parts + tokens->more;
+    epg__cuda_launch launch = {tokens->kernel, tokens->name, {blocks, 1, 1}, block, 0, 0, shape->dependent};
+    return epg__cuda_launch_kernel(device, stream, &launch, params);
+}

@@ -16,6 +16,13 @@ enum {
     EPG__ROWS_GIVEN      /* payload and scales from two places, each padded */
 };
 
+/* Bytes of a row as the caller has it. */
+static inline size_t epg__row_input_bytes(const epg__cuda_params *params, int form)
+{
+    const epg_wire_layout *w = &params->lane.wire;
+    return form == EPG__ROWS_QUANTISED ? w->geometry.hidden * (size_t)2 : w->row_bytes;
+}
+
 static inline int epg__row_form(const epg__cuda_params *params)
 {
     const epg_wire_layout *w = &params->lane.wire;
@@ -199,6 +206,23 @@ static __device__ inline void epg__send_quantised(const epg__cuda_lane &l, const
                 ((float *)(row + l.wire.payload_bytes))[block] = kept;
         }
     }
+}
+
+/* One warp: a part of a token's row, to the places of lanes 0 .. count - 1, NULL ones left out. */
+template <int FORM>
+static __device__ inline void epg__send_row(const epg__cuda_params &p, uint32_t token, uint32_t part, char *to,
+                                            uint32_t count)
+{
+    const epg__cuda_lane &l = p.lane;
+    const char *rows = (const char *)p.user.rows;
+    if constexpr (FORM == EPG__ROWS_PLAIN)
+        epg__copy_row((const epg__piece *)(rows + (size_t)token * l.wire.row_bytes), to, count,
+                      epg__part_of(epg__pieces_of(l), part, p.parts));
+    else if constexpr (FORM == EPG__ROWS_QUANTISED)
+        epg__send_quantised(l, (const epg__piece *)rows + (size_t)token * (l.wire.geometry.hidden / 8), to, count,
+                            epg__part_of(epg__steps_of(l), part, p.parts));
+    else
+        epg__send_given(p, token, to, count, epg__part_of(epg__pieces_of(l), part, p.parts));
 }
 
 /* ---- scales of rows that are copied for the experts ---- */

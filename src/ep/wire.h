@@ -69,7 +69,7 @@ typedef struct epg_wire_header {
 static_assert(sizeof(epg_wire_header) == 192, "header layout");
 
 typedef struct epg_wire_lane {
-    uint32_t epoch;                 /* of the last dispatch send; writer: the owner's dispatch send */
+    uint32_t epoch;                 /* of the last dispatch send; writer: the owner's kernels */
     uint32_t zero;
     uint64_t beat;                  /* counts the owner's looks and ended waits; writer: the owner; read by peers */
     uint64_t spare[6];
