@@ -4,6 +4,7 @@ import ctypes as c
 import sys
 import threading
 import unittest
+import weakref
 
 import epgraph
 import standin_cupy
@@ -175,11 +176,18 @@ class Strangers(unittest.TestCase):
         self.addCleanup(standin_cupy.remove)
         pthread = c.CDLL(None)
         body = c.CFUNCTYPE(c.c_void_p, c.c_void_p)
-        seen = []
+        seen, own, kept, marks = [], threading.local(), [], []
+
+        class Mark:
+            pass
 
         # Each call of `visit` from this thread's C is an Ensure and a Release of ctypes' own.
         def visit(_):
             seen.append(standin_cupy.get_current_stream().ptr)
+            kept.append(bool(marks and marks[0]() is not None))
+            if len(seen) == 2:
+                own.mark = Mark()           # goes when Python forgets the thread
+                marks.append(weakref.ref(own.mark))
             return None
 
         visit_c = body(visit)
@@ -200,6 +208,7 @@ class Strangers(unittest.TestCase):
         self.assertEqual(pthread.pthread_join(thread, None), 0)
         self.assertEqual(list(plan.results), [0, 0, 0, 0])
         self.assertEqual(seen, [0, S1, S2, S1, 0])
+        self.assertEqual(kept, [False, False, True, True, False])
 
 
 if __name__ == "__main__":
