@@ -184,6 +184,7 @@ class Runner(Handle):
         self._scopes = scopes
         self._pools = Pools(self.device, private_pools)
         self._held: List[Any] = []          # what captured work reads and calls
+        self._mark = (0, 0)                 # how much of it was there before an entry's first use, at so many captures
         self._rehearsed: List[Any] = []     # what warm-ups and probes do
         self._failures = Failures()         # of captured host functions
         self._streams: Set[Stream] = set()
@@ -269,6 +270,9 @@ class Runner(Handle):
             return Stream._borrowed(self.device, handle, _NotHeld(), self._failures)
         if phase != WARMUP:
             self._rehearsed.clear()     # warm-ups are over, and waited for
+        captures = self.stats()["captures"]
+        if captures != self._mark[1]:       # another entry's first use
+            self._mark = (len(self._held), captures)
         held = self._held if phase == CAPTURE else self._rehearsed
         return Stream._borrowed(self.device, handle, held, self._failures)
 
@@ -319,12 +323,13 @@ class Runner(Handle):
         step.tokens, step.variant, step.eager = tokens, variant, int(eager)
         self._tokens, self._variant, self._eager = tokens, variant, eager
 
-    def _failed(self, status: int, held: int) -> None:
-        """Raises what a call that failed is to raise; `held` things were held before it."""
+    def _failed(self, status: int) -> None:
+        """Raises what a call that failed is to raise."""
         raised, self._raised = self._raised, None
         self.raw    # raises where it is closed, or has no step function
         error = Error(status, lib.epg_message().decode(errors="replace"))
-        del self._held[held:]
+        if self.stats()["captures"] == self._mark[1]:   # else its graph is there, whatever failed after that
+            del self._held[self._mark[0]:]
         self._rehearsed.clear()
         if raised is None:
             raise error
@@ -357,26 +362,25 @@ class Runner(Handle):
             self._inputs.take(self._step, inputs or {})
         if not self._is_ours and self._failures.first is not None:
             raise self._failures.take()  # type: ignore[misc]
-        held = len(self._held)
         status = _enqueue(self._object, self._step_address)
         if status:
-            self._failed(status, held)
+            self._failed(status)
 
     def capture_all(self, *, stream: Any, variant: int = 0, inputs: Optional[Mapping[str, Any]] = None) -> None:
         """Captures every bucket, largest first. Nothing runs but rehearsals."""
         self._attach(stream)
         self._fill(self._tokens, variant, False)
         self._inputs.take(self._step, inputs or {})
-        held = len(self._held)
         try:
             lib.epg_runner_capture_all(self.raw, self._step_address)
         except Error as error:
-            self._failed(error.code, held)
+            self._failed(error.code)
 
     def reset(self) -> None:
         """Drops every entry, once replays in flight are done; the next use captures anew."""
         lib.epg_runner_reset(self.raw)
         self._held.clear()
+        self._mark = (0, self.stats()["captures"])
         self._pools.drop()
 
     def bucket(self, tokens: int) -> int:

@@ -165,9 +165,8 @@ _tables = _Tables()
 
 
 # Scopes are entered at every step of some engines, so these two calls do without ctypes' conversions and checks.
-_ENTER = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_int, c.c_void_p, c.c_void_p, c.c_void_p)(
-    c.cast(lib.epg_scope_enter, c.c_void_p).value)
-_LEAVE = c.CFUNCTYPE(c.c_int, c.c_void_p)(c.cast(lib.epg_scope_leave, c.c_void_p).value)
+_ENTER = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_int, c.c_void_p, c.c_void_p, c.c_void_p)(("epg_scope_enter", lib))
+_LEAVE = c.CFUNCTYPE(c.c_int, c.c_void_p)(("epg_scope_leave", lib))
 _REPORT_BYTES = c.sizeof(_abi.ScopeReport)
 
 

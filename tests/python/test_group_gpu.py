@@ -203,6 +203,35 @@ class Torch(Gpu):
 
         self.assert_right(self.launch(body))
 
+    def test_captured_by_torch_cuda_graph(self):
+        """Without the runner: an engine's own capture, on its own stream."""
+        def body(team):
+            group, out = make(team), torch.zeros(TOKENS, HIDDEN, dtype=torch.bfloat16, device="cuda")
+            rows, ids, weights = self.inputs(0)
+
+            def step():
+                view = group.dispatch(rows, ids, weights, stream=torch.cuda.current_stream())
+                outputs = group.output()
+                self.experts_on(view, outputs)
+                group.combine(outputs, out, stream=torch.cuda.current_stream())
+
+            step()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                step()
+            for add in (1, 2):
+                rows.add_(add)
+                out.zero_()
+                graph.replay()
+                torch.cuda.synchronize()
+                group.check()
+                expected = torch.stack([rows[t].float() * factor(0, t) for t in range(TOKENS)])
+                self.assertTrue(torch.allclose(out.float(), expected, rtol=1 / 128))
+            self.assertEqual(group.stats()["pairs"], 3)
+            del graph
+
+        self.launch(body, ranks=1)
+
     def test_the_expert_map_is_torch_memory(self):
         def body(team):
             group = make(team)

@@ -225,6 +225,38 @@ class Plain(unittest.TestCase):
         gc.collect()
         self.assertEqual(sys.getrefcount(thing), before + 1)   # the captured one; those of warm-ups are gone
 
+    def test_what_captured_work_calls_outlives_a_later_failure(self):
+        seen, ill = [], []
+
+        def attention(call):
+            if ill and call.phase == "eager":
+                raise OSError("in a replay")
+
+        def experts(call):
+            bucket = call.bucket
+            if "capture" in ill and bucket == 1 and call.phase == "capture":
+                raise OSError("in a capture")
+            call.stream.host_func(lambda: seen.append(bucket))
+
+        runner = epgraph.Runner([epgraph.eager(attention), experts], buckets=[1, 2, 4], device=self.device, warmups=1)
+        ill.append("replay")
+        with self.assertRaisesRegex(OSError, "in a replay"):
+            runner.run(4, stream=self.stream)           # captured, and failed after that
+        ill[:] = ["capture"]
+        with self.assertRaisesRegex(OSError, "in a capture"):
+            runner.capture_all(stream=self.stream)      # 2 is captured, 1 is not
+        gc.collect()
+        junk = [lambda: seen.append("junk") for _ in range(1000)]
+        ill.clear()
+        self.stream.synchronize()
+        seen.clear()
+        for tokens in (4, 2, 1):
+            runner.run(tokens, stream=self.stream)
+        self.stream.synchronize()
+        self.assertEqual(seen, [4, 2, 1, 1])            # with a warm-up of 1
+        self.assertEqual(len(runner._held), 3)
+        del junk
+
     def test_bad_arguments(self):
         with self.assertRaisesRegex(ValueError, "groups or a device"):
             epgraph.Runner(lambda call: None)
