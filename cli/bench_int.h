@@ -132,7 +132,7 @@ typedef struct bench_rank {
 epg_status bench_fail(bench_rank *rank, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Runs `body` on a thread for each of `ranks` ranks. The first failure aborts the others and is printed after `name`.
- * CLI_OK or CLI_FAILED. */
+ * An exit code. */
 int bench_on_ranks(const char *name, epg_device *device, uint32_t ranks,
                    epg_status (*body)(void *ctx, bench_rank *rank), void *ctx);
 

@@ -10,9 +10,22 @@ struct bench_team {
     const char *name;
     epg_status (*body)(void *ctx, bench_rank *rank);
     void *ctx;
-    pthread_mutex_t lock;       /* guards failed, and the printing of the first failure */
-    int failed;
+    pthread_mutex_t lock;       /* guards code, and the printing of the first failure */
+    int code;                   /* what the command ends with */
 };
+
+/* Is it what was asked for, or what happened? */
+static int exit_code(epg_status status)
+{
+    switch (status) {
+    case EPG_OK: return CLI_OK;
+    case EPG_ERR_INVALID:
+    case EPG_ERR_UNSUPPORTED:
+    case EPG_ERR_FORMAT:
+    case EPG_ERR_NOT_FOUND: return CLI_BAD_INPUT;
+    default: return CLI_FAILED;
+    }
+}
 
 epg_status bench_fail(bench_rank *rank, const char *format, ...)
 {
@@ -24,15 +37,16 @@ epg_status bench_fail(bench_rank *rank, const char *format, ...)
 }
 
 /* Keeps and prints the first failure, before the team is aborted and others fail for it. */
-static void fail(bench_rank *rank)
+static void fail(bench_rank *rank, epg_status status)
 {
     bench_team *all = rank->all;
     char text[700];
     snprintf(text, sizeof(text), "rank %u: %s", rank->rank, rank->problem[0] ? rank->problem : epg_message());
     pthread_mutex_lock(&all->lock);
-    if (!all->failed)
+    if (all->code == CLI_OK) {
         fprintf(stderr, "%s: %s\n", all->name, text);
-    all->failed = 1;
+        all->code = exit_code(status);
+    }
     pthread_mutex_unlock(&all->lock);
     epg_team_abort(rank->team, text);
 }
@@ -49,8 +63,9 @@ static epg_status run_body(bench_rank *rank)
 static void *rank_main(void *arg)
 {
     bench_rank *rank = arg;
-    if (run_body(rank) != EPG_OK)
-        fail(rank);
+    epg_status status = run_body(rank);
+    if (status != EPG_OK)
+        fail(rank, status);
     for (int i = 0; i < 2; i++)
         if (rank->marks[i])
             epg_event_destroy(rank->device, rank->marks[i]);
@@ -67,38 +82,48 @@ static void run_threads(bench_team *all, bench_rank *ranks, pthread_t *threads, 
         started++;
     if (started < count) {
         fprintf(stderr, "%s: no thread for rank %u\n", all->name, started);
-        all->failed = 1;
+        all->code = CLI_FAILED;
         epg_team_abort(ranks[0].team, "a rank's thread could not be started");
     }
     for (uint32_t r = 0; r < started; r++)
         pthread_join(threads[r], NULL);
 }
 
+static epg_status run_team(bench_team *all, epg_device *device, epg_team **teams, bench_rank *ranks,
+                           pthread_t *threads, uint32_t count)
+{
+    TRY(epg_team_create_threads(device, NULL, count, teams));
+    pthread_mutex_init(&all->lock, NULL);
+    for (uint32_t r = 0; r < count; r++)
+        ranks[r] = (bench_rank){.all = all, .device = device, .team = teams[r], .rank = r};
+    run_threads(all, ranks, threads, count);
+    pthread_mutex_destroy(&all->lock);
+    for (uint32_t r = 0; r < count; r++)
+        epg_team_destroy(teams[r]);
+    return EPG_OK;
+}
+
 int bench_on_ranks(const char *name, epg_device *device, uint32_t count,
                    epg_status (*body)(void *ctx, bench_rank *rank), void *ctx)
 {
-    bench_team all = {.name = name, .body = body, .ctx = ctx, .failed = 1};
+    bench_team all = {.name = name, .body = body, .ctx = ctx, .code = CLI_OK};
     epg_team **teams = calloc(count, sizeof *teams);
     bench_rank *ranks = calloc(count, sizeof *ranks);
     pthread_t *threads = calloc(count, sizeof *threads);
-    if (!teams || !ranks || !threads)
+    if (!teams || !ranks || !threads) {
         fprintf(stderr, "%s: no memory for %u ranks\n", name, count);
-    else if (epg_team_create_threads(device, NULL, count, teams) != EPG_OK)
-        fprintf(stderr, "%s: %s\n", name, epg_message());
-    else {
-        all.failed = 0;
-        pthread_mutex_init(&all.lock, NULL);
-        for (uint32_t r = 0; r < count; r++)
-            ranks[r] = (bench_rank){.all = &all, .device = device, .team = teams[r], .rank = r};
-        run_threads(&all, ranks, threads, count);
-        pthread_mutex_destroy(&all.lock);
-        for (uint32_t r = 0; r < count; r++)
-            epg_team_destroy(teams[r]);
+        all.code = CLI_FAILED;
+    } else {
+        epg_status status = run_team(&all, device, teams, ranks, threads, count);
+        if (status != EPG_OK) {
+            fprintf(stderr, "%s: %s\n", name, epg_message());
+            all.code = exit_code(status);
+        }
     }
     free(threads);
     free(ranks);
     free(teams);
-    return all.failed ? CLI_FAILED : CLI_OK;
+    return all.code;
 }
 
 epg_status bench_time(bench_rank *rank, bench_work work, void *ctx, double *us)

@@ -279,6 +279,9 @@ static void test_bad_input(void **state)
     expect(state, "bench capture --replays 2", 2, "--replays is no option of bench capture");
     expect(state, "bench pair --device gpu", 2, "gpu");
     expect(state, "bench pair --device cuda", 2, "--device cuda: ");
+    setenv("EPGRAPH_TIMEOUT_MS", "soon", 1);
+    expect(state, "bench pair", 2, "EPGRAPH_TIMEOUT_MS is \"soon\"");
+    unsetenv("EPGRAPH_TIMEOUT_MS");
     expect(state, "bench pair --json @/no/such/out.json", 2, "no/such/out.json");
     expect(state, "bench pair --ranks 1 --tokens 1 --hidden 16 --json /dev/full", 1, "/dev/full");
 }
