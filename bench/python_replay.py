@@ -5,7 +5,8 @@
 
 One graph of one node (a memset of 4 bytes) is replayed in three ways, on the same runner and stream:
 
-    C       epg_runner_run in a loop in C (compiled here with cc), the step struct filled in once
+    C       epg_runner_run in a loop in C, the step struct filled in once (bench/loops/replay.so beside the library, or
+            in the folder that EPGRAPH_BENCH names)
     ctypes  the same call through ctypes with everything prepared, which is what ctypes alone costs
     Python  Runner.run(tokens, stream=stream), without inputs and with 4; through a foreign stream too, on CUDA
 
@@ -17,43 +18,29 @@ how far each median is above that in C.
 import ctypes
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
+from pathlib import Path
 
 import epgraph
 from epgraph._library import lib
 
 BATCH, BATCHES, WARM = 200, 101, 3
-LOOP = r"""
-#include <time.h>
-double loop(int (*run)(void *, const void *), void *runner, const void *step, long count)
-{
-    struct timespec a, b;
-    clock_gettime(CLOCK_MONOTONIC, &a);
-    for (long i = 0; i < count; i++)
-        if (run(runner, step) != 0)
-            return -1;
-    clock_gettime(CLOCK_MONOTONIC, &b);
-    return (double)(b.tv_sec - a.tv_sec) * 1e6 + (double)(b.tv_nsec - a.tv_nsec) * 1e-3;
-}
-"""
 
 
-def compiled_loop(folder):
-    source, library = os.path.join(folder, "loop.c"), os.path.join(folder, "loop.so")
-    with open(source, "w") as file:
-        file.write(LOOP)
-    subprocess.run([os.environ.get("CC", "cc"), "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
-    loop = ctypes.CDLL(library).loop
-    loop.restype = ctypes.c_double
-    return loop
-
-
-def in_c(loop, runner):
+def in_c(runner):
+    folder = os.environ.get("EPGRAPH_BENCH") or Path(os.environ["EPGRAPH_LIBRARY"]).resolve().parent / "bench" / "loops"
+    loop = ctypes.CDLL(str(Path(folder) / "replay.so")).replay_loop
+    loop.restype = ctypes.c_int64
     entry = ctypes.cast(lib.epg_runner_run, ctypes.c_void_p)
-    return lambda: loop(entry, runner._object, runner._step_address, ctypes.c_long(BATCH))
+
+    def timed():
+        took = loop(entry, runner._object, runner._step_address, BATCH)
+        if took < 0:
+            raise epgraph.Error(-took)
+        return took / 1000
+
+    return timed
 
 
 def in_python(call):
@@ -95,9 +82,7 @@ def measure(device):
     plain, bound = runner_with(), None
     bare = ctypes.CFUNCTYPE(ctypes.c_int)(("epg_runner_run", lib))
     runner, address = plain._object, plain._step_address
-    with tempfile.TemporaryDirectory() as folder:
-        loop = compiled_loop(folder)
-    ways = {"C": in_c(loop, plain), "ctypes": in_python(lambda: bare(runner, address)),
+    ways = {"C": in_c(plain), "ctypes": in_python(lambda: bare(runner, address)),
             "Python": in_python(lambda: plain.run(8, stream=stream))}
     try:
         many, whose = arrays(device, 4)
@@ -107,7 +92,7 @@ def measure(device):
         inputs = {f"input {place}": array for place, array in enumerate(many)}
         bound = runner_with(inputs=inputs)
         ways[f"Python, 4 {whose} inputs"] = in_python(lambda: bound.run(8, stream=stream, inputs=inputs))
-        ways["C, 4 inputs"] = in_c(loop, bound)
+        ways["C, 4 inputs"] = in_c(bound)
         if device.kind == "cuda":
             import torch
             foreign, theirs = torch.cuda.Stream(), runner_with()

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+from ._device import Stream
+
 
 def stream_handle(stream: Any, name: str = "stream") -> int:
     """The cudaStream_t behind `stream`, as an int.
@@ -14,32 +16,32 @@ def stream_handle(stream: Any, name: str = "stream") -> int:
     Raises:
         TypeError: by `name`, for anything else.
     """
-    raw = getattr(stream, "raw", None)
-    if raw is None and isinstance(stream, int) and not isinstance(stream, bool):
-        raw = stream
+    kind = type(stream)
+    if kind is Stream or kind is int:
+        return stream.raw if kind is Stream else stream  # type: ignore[no-any-return]
+    raw: Any = None
+    told = getattr(stream, "__cuda_stream__", None)
+    if told is not None:
+        version, raw = told() if callable(told) else told
+        if version != 0:
+            raise TypeError(f"{name} tells of its handle by version {version} of __cuda_stream__, 0 is known")
+    for attribute in ("cuda_stream", "ptr"):
+        if raw is None:
+            raw = getattr(stream, attribute, None)
     if raw is None:
-        told = getattr(stream, "__cuda_stream__", None)
-        if told is not None:
-            version, raw = told() if callable(told) else told
-            if version != 0:
-                raise TypeError(f"{name} tells of its handle by version {version} of __cuda_stream__, 0 is known")
-    if raw is None:
-        raw = getattr(stream, "cuda_stream", None)
-    if raw is None:
-        raw = getattr(stream, "ptr", None)
-    if raw is None:
-        raise TypeError(f"{name} is a {type(stream).__name__}, wanted an object with __cuda_stream__, cuda_stream or "
-                        "ptr, an epgraph.Stream or an int")
+        raise TypeError(f"{name} is a {kind.__name__}, wanted an object with __cuda_stream__, cuda_stream or ptr, an "
+                        "epgraph.Stream or an int")
     return int(raw)
 
 
 def stream_ordinal(stream: Any) -> Optional[int]:
     """The GPU that `stream` is on, where the object says so."""
+    if type(stream) is Stream:
+        return stream.device.ordinal
     device = getattr(stream, "device", None)
-    for told in (getattr(device, "ordinal", None),        # epgraph's
-                 getattr(device, "index", None),          # PyTorch's
-                 getattr(device, "device_id", None),      # cuda.core's
-                 getattr(stream, "device_id", None)):     # CuPy's; -1: that of the thread
-        if isinstance(told, int) and told >= 0:
+    # PyTorch's, cuda.core's; CuPy's stream itself says so, or -1: that of the thread.
+    for place, attribute in ((device, "index"), (device, "device_id"), (stream, "device_id")):
+        told = getattr(place, attribute, None)
+        if type(told) is int and told >= 0:
             return told
     return None

@@ -374,9 +374,9 @@ class Group(Handle):
                 raised.append(error)
                 return error.code if isinstance(error, Error) else STATE
 
-        function = c.cast(EXPERTS(call), c.c_void_p) if experts is not None else None
+        function = EXPERTS(call) if experts is not None else None
         try:
-            lib.epg_group_fill(self.raw, lane, pairs, function, None, handle)
+            lib.epg_group_fill(self.raw, lane, pairs, function and c.cast(function, c.c_void_p), None, handle)
         except Error:
             if raised:
                 raise raised[0]

@@ -121,18 +121,14 @@ class ScopeTable(Handle):
                             runtime_count=len(self._callbacks))
         raw = c.c_void_p()
         lib.epg_scope_table_create(c.byref(options), c.byref(raw))
-        self._raw = raw.value
+        self._raw, self._object = raw.value, raw
 
     def _destroy(self, raw: int) -> None:
+        self._object = c.c_void_p()
         lib.epg_scope_table_destroy(raw)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> None:
         """A call in which callbacks run: an Error names as its cause what the first of them raised."""
-        if not self._callbacks:
-            status = function(*arguments)
-            if status:
-                _fail(status)
-            return
         self._raised.first = None
         try:
             status = function(*arguments)
@@ -164,9 +160,10 @@ class _Tables:
 _tables = _Tables()
 
 
-# Scopes are entered at every step of some engines, so these two calls do without ctypes' conversions and checks.
-_ENTER = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_int, c.c_void_p, c.c_void_p, c.c_void_p)(("epg_scope_enter", lib))
-_LEAVE = c.CFUNCTYPE(c.c_int, c.c_void_p)(("epg_scope_leave", lib))
+# Scopes are entered at every step of some engines, so these two calls do without ctypes' conversions and checks: they
+# are given objects of ctypes.
+_ENTER = c.CFUNCTYPE(c.c_int)(("epg_scope_enter", lib))
+_LEAVE = c.CFUNCTYPE(c.c_int)(("epg_scope_leave", lib))
 _REPORT_BYTES = c.sizeof(_abi.ScopeReport)
 
 
@@ -220,7 +217,7 @@ class scope:
         self._table = table
         if table is None:
             self._table = _tables.get(bool(best_effort))
-        self._raw: Optional[int] = None
+        self._raw: Optional[c.c_void_p] = None
 
     @property
     def report(self) -> Optional[Tuple[Runtime, ...]]:
@@ -232,17 +229,30 @@ class scope:
         if self._raw is not None:
             raise ValueError("this scope is entered already")
         table: ScopeTable = self._table  # type: ignore[assignment]
+        if table._raw is None:
+            raise ValueError("this scope's ScopeTable is closed")
         report, raw = _abi.ScopeReport(_REPORT_BYTES), c.c_void_p()     # its first field is its size
         self._report = report
-        table._call(_ENTER, table.raw, self.ordinal, self.stream, c.addressof(report), c.addressof(raw))
-        self._raw = raw.value
+        arguments = (table._object, self.ordinal, c.c_void_p(self.stream), c.byref(report), c.byref(raw))
+        if table._callbacks:
+            table._call(_ENTER, *arguments)
+        else:
+            status = _ENTER(*arguments)
+            if status:
+                _fail(status)
+        self._raw = raw
         return self
 
     def __exit__(self, *_: Any) -> None:
         raw, table = self._raw, self._table
         self._raw = None
         try:
-            table._call(_LEAVE, raw)  # type: ignore[union-attr]
+            if table._callbacks:  # type: ignore[union-attr]
+                table._call(_LEAVE, raw)  # type: ignore[union-attr]
+            else:
+                status = _LEAVE(raw)
+                if status:
+                    _fail(status)
         except Error as error:
             if error.code == STATE:     # nothing has changed: it can still be left, in order
                 self._raw = raw

@@ -339,6 +339,22 @@ class Pairs(unittest.TestCase):
 
         epgraph.launch(body, 1)
 
+    def test_no_tokens_at_all(self):
+        def body(team):
+            group = make(team)
+            rows, ids, weights = (array[:0] if team.rank == 0 else array for array in self.inputs(team.rank))
+            with team.device.stream() as stream:
+                view = group.dispatch(rows, ids, weights, stream=stream)
+                outputs = group.run_experts(view, lambda expert, x: x * numpy.float32(expert + 1), stream=stream)
+                out = group.combine(outputs, stream=stream)
+                stream.synchronize()
+                group.check()
+            self.assertEqual(out.shape, rows.shape)
+            for token in range(len(rows)):
+                numpy.testing.assert_array_equal(out[token], rows[token] * numpy.float32(factor(1, token)))
+
+        epgraph.launch(body, RANKS)
+
     def test_halves(self):
         def body(team):
             group = make(team)

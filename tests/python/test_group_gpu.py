@@ -203,6 +203,25 @@ class Torch(Gpu):
 
         self.assert_right(self.launch(body))
 
+    def test_no_tokens_at_all(self):
+        def body(team):
+            group, stream = make(team), team.device.stream()
+            rows, ids, weights = (tensor[:0] if team.rank == 0 else tensor for tensor in self.inputs(team.rank))
+            self.ready(team)
+            view = group.dispatch(rows, ids, weights, stream=stream)
+            outputs = group.output()
+            with epgraph.scope(stream):
+                self.experts_on(view, outputs)
+            out = group.combine(outputs, stream=stream)
+            stream.synchronize()
+            group.check()
+            self.assertEqual(out.shape, rows.shape)
+            for token in range(len(rows)):
+                expected = (rows[token].float() * factor(1, token)).to(out.dtype)
+                self.assertTrue(torch.equal(out[token], expected))
+
+        self.launch(body)
+
     def test_captured_by_torch_cuda_graph(self):
         """Without the runner: an engine's own capture, on its own stream."""
         def body(team):

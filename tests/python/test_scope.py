@@ -159,6 +159,10 @@ class Scopes(unittest.TestCase):
             epgraph.scope(65).__enter__()
         with self.assertRaisesRegex(ValueError, "best_effort"):
             epgraph.scope(64, best_effort=True, table=self.table)
+        closed = epgraph.ScopeTable()
+        closed.close()
+        with self.assertRaisesRegex(ValueError, "ScopeTable is closed"):
+            epgraph.scope(64, table=closed).__enter__()
         nameless = Follower()
         nameless.name = ""
         with self.assertRaisesRegex(epgraph.Error, "EPG_ERR_INVALID.*name"):
