@@ -20,7 +20,7 @@ One MoE exchange on two virtual ranks::
 from ._device import Device, Stream
 from ._dlpack import Memory
 from ._experts import Experts
-from ._group import Group
+from ._group import Group, plan_bytes
 from ._library import Error, LibraryError, VERSION as __version__
 from ._runner import Runner, StepCall, eager
 from ._scope import ForeignRuntime, Runtime, ScopeTable, scope, verify_scope
@@ -31,4 +31,4 @@ from ._view import View
 
 __all__ = ["Admission", "Device", "Error", "Experts", "ForeignRuntime", "Group", "LibraryError", "Member", "Memory",
            "Plan", "Runner", "Runtime", "ScopeTable", "StepCall", "Stepper", "Stream", "Team", "View", "eager",
-           "launch", "scope", "settings", "step_plan", "teams", "verify_scope", "__version__"]
+           "launch", "plan_bytes", "scope", "settings", "step_plan", "teams", "verify_scope", "__version__"]

@@ -7,7 +7,7 @@ from typing import Any, List
 from . import _abi
 from ._arrays import BFLOAT16, FLOAT32, ROW_ALIGNMENT, take
 from ._device import Device, Handle, Stream
-from ._foreign import stream_handle
+from ._foreign import UsedStreams
 from ._frameworks import DeviceMemory
 from ._library import lib
 from ._view import View
@@ -45,6 +45,7 @@ class Experts(Handle):
                 raise ValueError(f"{name} is {value!r}, wanted one of {', '.join(_TYPES)}")
         self.device, self.local_experts, self.hidden, self.intermediate = device, local_experts, hidden, intermediate
         self._rows, self._weights = _KINDS[row_type], _KINDS[weight_type]
+        self._used = UsedStreams(device, "experts")
         self._workspaces: List[DeviceMemory] = []   # those that work in flight, or captured, may use stay
         self._room = 0
         options = _abi.init(_abi.ExpertsOptions, local_experts=local_experts, hidden=hidden, intermediate=intermediate,
@@ -54,11 +55,7 @@ class Experts(Handle):
         self._raw = raw.value
 
     def _destroy(self, raw: int) -> None:
-        if not self.device.closed:
-            try:
-                self.device.synchronize()   # what it enqueued has ended then
-            except Exception:
-                pass
+        self._used.wait()
         lib.epg_experts_destroy(raw)
         self._workspaces.clear()
 
@@ -95,7 +92,7 @@ class Experts(Handle):
         Raises:
             TypeError, ValueError: by name, an array of another kind, shape, device or alignment.
         """
-        handle = stream.raw if isinstance(stream, Stream) else stream_handle(stream)
+        handle = self._used.add(stream)
         if out is None:
             out = view._group.output(view.lane)
         shapes = (("gate_up", gate_up, self._weights, (self.local_experts, 2 * self.intermediate, self.hidden)),

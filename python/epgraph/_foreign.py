@@ -1,9 +1,12 @@
-"""Streams of other libraries: the handle behind an object that stands for one, and the GPU it is on."""
+"""Streams of other libraries: the handle behind an object that stands for one, the GPU it is on, and which streams, of
+whatever library, a handle's work is on."""
 from __future__ import annotations
 
-from typing import Any, Optional
+import ctypes as c
+from typing import Any, Dict, Optional
 
-from ._device import Stream
+from ._device import Device, Stream
+from ._library import Error, lib
 
 
 def stream_handle(stream: Any, name: str = "stream") -> int:
@@ -45,3 +48,42 @@ def stream_ordinal(stream: Any) -> Optional[int]:
         if type(told) is int and told >= 0:
             return told
     return None
+
+
+class UsedStreams:
+    """The streams that ran a handle's operations, kept so that they can be waited for before it ends. The device is not
+    waited for: that would end the captures of other threads."""
+
+    def __init__(self, device: Device, whose: str) -> None:
+        self.device, self.whose = device, whose
+        self.streams: Dict[int, Any] = {}   # by handle
+
+    def add(self, stream: Any) -> int:
+        """The handle of a stream that is used from now on. TypeError, ValueError if it cannot be."""
+        if isinstance(stream, Stream):
+            if not self.device._is(stream.device):
+                raise ValueError(f"stream is of another device than the {self.whose}")
+            handle = stream.raw
+            if stream._owned:
+                self.streams[handle] = stream
+            return handle
+        if self.device.kind != "cuda":
+            raise TypeError(f"stream is a {type(stream).__name__}, wanted an epgraph.Stream of the host device")
+        handle = stream_handle(stream)
+        if handle not in self.streams:
+            self.streams[handle] = stream
+        return handle
+
+    def wait(self) -> None:
+        """For the work of all of them that are still open and do not capture."""
+        for handle, stream in self.streams.items():
+            if self.device.closed or (isinstance(stream, Stream) and stream.closed):
+                continue
+            status, number = c.c_int(), c.c_uint64()
+            try:
+                lib.epg_capture_query(self.device.raw, handle, c.byref(status), c.byref(number))
+                if status.value == 0:
+                    lib.epg_stream_synchronize(self.device.raw, handle)
+            except Error:   # of earlier work; whoever waits for it next is told
+                pass
+        self.streams.clear()

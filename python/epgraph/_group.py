@@ -2,14 +2,14 @@
 from __future__ import annotations
 
 import ctypes as c
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from . import _abi
 from . import _arrays
 from ._arrays import numpy, take
 from ._device import Handle, Stream
 from ._dlpack import ITEM_BYTES
-from ._foreign import stream_handle
+from ._foreign import UsedStreams
 from ._frameworks import empty, framework_of, lasting, over
 from ._library import Error, STATE, lib
 from ._step import Admission
@@ -36,6 +36,32 @@ def _choose(table: Dict[str, int], value: str, name: str) -> int:
     return table[value]
 
 
+def _options(*, row_type: str = "float32", layout: str = "in_place", scale_layout: str = "row_major",
+             **numbers: int) -> Any:
+    return _abi.init(_abi.GroupOptions, row_type=_choose(ROW_TYPES, row_type, "row_type"),
+                     layout=_choose(LAYOUTS, layout, "layout"),
+                     scale_layout=_choose(SCALES, scale_layout, "scale_layout"), **numbers)
+
+
+def plan_bytes(ranks: int, **options: Any) -> Dict[str, int]:
+    """What a rank of a group of `ranks` ranks would need, without creating anything.
+
+    Args:
+        options: as of :class:`Group`, but `team` and `join`.
+
+    Returns:
+        ``region_bytes`` (symmetric memory of each rank), ``local_bytes`` (other memory of the protocol) and
+        ``expert_input_bytes`` (rows copied for the experts).
+    """
+    known = {name for name, *_ in _abi.GroupOptions._fields_} - {"size"}
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{name} is no option of a Group")
+    stats = _abi.init(_abi.GroupStats)
+    lib.epg_group_plan_bytes(c.byref(_options(**options)), ranks, c.byref(stats))
+    return {name: getattr(stats, name) for name in ("region_bytes", "local_bytes", "expert_input_bytes")}
+
+
 class Group(Handle):
     """One rank's end of dispatch and combine. Making one is collective over the team, with the same arguments.
 
@@ -45,10 +71,10 @@ class Group(Handle):
         hidden: elements per row, a multiple of 8.
         topk: experts per token, 1..32.
         max_tokens: most tokens a rank sends in one pair.
-        row_type: ``"float32"``, on the host device alone, ``"bfloat16"``, ``"float8_e4m3"`` (with a float32 scale for
-            each 128 elements) or ``"opaque"`` (bytes that the library does not look into). The experts' outputs and
-            what combine gives are float32 in a float32 group, else bfloat16. Where a framework has no bfloat16, that is
-            2-byte elements (uint16, int16 or ml_dtypes' bfloat16), which come back as uint16: numpy, CuPy before 14.
+        row_type: ``"float32"``, ``"bfloat16"``, ``"float8_e4m3"`` (with a float32 scale for each 128 elements) or
+            ``"opaque"`` (bytes that the library does not look into). The experts' outputs and what combine gives are
+            float32 in a float32 group, else bfloat16. Where a framework has no bfloat16, that is 2-byte elements
+            (uint16, int16 or ml_dtypes' bfloat16), which come back as uint16: numpy, and CuPy before 14.
         layout: ``"in_place"``, ``"contiguous"`` or ``"masked"``: how rows reach the experts.
         lanes: 1..8, each with its own pairs.
         scale_power_of_two: fp8: every scale is a power of two.
@@ -69,12 +95,12 @@ class Group(Handle):
                  timeout_ms: int = 0, scale_power_of_two: bool = False, scale_layout: str = "row_major",
                  row_bytes: int = 0, scale_bytes: int = 0, join: bool = False) -> None:
         super().__init__(team)
-        options = _abi.init(
-            _abi.GroupOptions, experts=experts, hidden=hidden, topk=topk, max_tokens=max_tokens,
-            row_type=_choose(ROW_TYPES, row_type, "row_type"), layout=_choose(LAYOUTS, layout, "layout"), lanes=lanes,
-            logical_experts=logical_experts, slots=slots, row_align=row_align, rows_per_expert=rows_per_expert,
-            max_expert_rows=max_expert_rows, timeout_ms=timeout_ms, scale_power_of_two=int(scale_power_of_two),
-            scale_layout=_choose(SCALES, scale_layout, "scale_layout"), row_bytes=row_bytes, scale_bytes=scale_bytes)
+        options = _options(
+            experts=experts, hidden=hidden, topk=topk, max_tokens=max_tokens, row_type=row_type, layout=layout,
+            lanes=lanes, logical_experts=logical_experts, slots=slots, row_align=row_align,
+            rows_per_expert=rows_per_expert, max_expert_rows=max_expert_rows, timeout_ms=timeout_ms,
+            scale_power_of_two=int(scale_power_of_two), scale_layout=scale_layout, row_bytes=row_bytes,
+            scale_bytes=scale_bytes)
         raw = c.c_void_p()
         create = lib.epg_group_join if join else lib.epg_group_create
         create(team.raw, c.byref(options), c.byref(raw))
@@ -99,37 +125,16 @@ class Group(Handle):
         self._frameworks: Dict[int, str] = {}
         self._outputs: Dict[Tuple[int, str], Any] = {}
         self._capacities: Dict[int, int] = {}
-        self._streams: Set[Stream] = set()
-        self._foreign_streams = False
+        self._used = UsedStreams(self.device, "group")
 
     def _destroy(self, raw: int) -> None:
-        for stream in self._streams:
-            if not stream.closed:
-                try:
-                    stream.synchronize()    # the group's memory is in use until then
-                except Exception:
-                    pass
-        if self._foreign_streams and not self.device.closed:
-            try:
-                self.device.synchronize()
-            except Error:
-                pass
-        self._streams.clear()
+        self._used.wait()   # the group's memory is in use until then
         self._outputs.clear()
         lib.epg_group_destroy(raw)
 
     def _use(self, stream: Any) -> int:
         """The handle of a stream that is used from now on."""
-        if isinstance(stream, Stream):
-            if not self.device._is(stream.device):
-                raise ValueError("stream is of another device than the group")
-            if stream._owned:
-                self._streams.add(stream)
-            return stream.raw
-        if self.device.kind != "cuda":
-            raise TypeError(f"stream is a {type(stream).__name__}, wanted an epgraph.Stream of the host device")
-        self._foreign_streams = True
-        return stream_handle(stream)
+        return self._used.add(stream)
 
     def _row_capacity(self, lane: int) -> int:
         if lane not in self._capacities:

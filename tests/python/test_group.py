@@ -88,6 +88,19 @@ class Launch(unittest.TestCase):
             epgraph.launch(lambda team: make(team, topk=1 + team.rank), 2)
 
 
+class Bytes(unittest.TestCase):
+    def test_a_plan_tells_what_a_group_takes(self):
+        options = dict(experts=EXPERTS, hidden=HIDDEN, topk=TOPK, max_tokens=TOKENS, layout="masked")
+        planned = epgraph.plan_bytes(RANKS, **options)
+        stats = epgraph.launch(lambda team: make(team, layout="masked").stats(), RANKS)[0]
+        self.assertEqual(planned, {name: stats[name] for name in planned})
+        self.assertGreater(epgraph.plan_bytes(2 * RANKS, **options)["region_bytes"], planned["region_bytes"])
+        with self.assertRaisesRegex(TypeError, "team is no option"):
+            epgraph.plan_bytes(2, team=1, **options)
+        with self.assertRaisesRegex(epgraph.Error, "EPG_ERR_INVALID.*hidden"):
+            epgraph.plan_bytes(2, **{**options, "hidden": 7})
+
+
 class WithoutNumpy(unittest.TestCase):
     """Buffers in; identity experts by handing combine the rows themselves (contiguous layout)."""
 

@@ -222,6 +222,37 @@ class Torch(Gpu):
 
         self.launch(body)
 
+    def test_float32_rows(self):
+        def body(team):
+            group, stream = make(team, row_type="float32", layout="contiguous"), team.device.stream()
+            rows = torch.rand(TOKENS, HIDDEN, device="cuda")
+            ids = torch.tensor([[t % EXPERTS, -1] for t in range(TOKENS)], device="cuda")
+            self.ready(team)
+            view = group.dispatch(rows, ids, stream=stream)
+            out = group.combine(view.rows, stream=stream)   # experts that hand back what they get
+            stream.synchronize()
+            group.check()
+            self.assertTrue(torch.equal(out, rows))
+
+        self.launch(body)
+
+    def test_closing_a_group_leaves_other_captures_alone(self):
+        def body(team):
+            group, x = make(team), torch.ones(8, device="cuda")
+            stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+            torch.cuda.synchronize()
+            with torch.cuda.stream(stream):
+                view = group.dispatch(*self.inputs(0), stream=stream)
+                group.combine(view.rows[:view.row_capacity], stream=stream)
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                x.add_(1)
+                group._used.wait()  # what closing it does before CUDA frees its memory
+            graph.replay()
+            torch.cuda.synchronize()
+            self.assertEqual(x[0].item(), 2)
+
+        self.launch(body, ranks=1)
+
     def test_captured_by_torch_cuda_graph(self):
         """Without the runner: an engine's own capture, on its own stream."""
         def body(team):
