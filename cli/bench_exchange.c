@@ -149,19 +149,26 @@ void bench_exchange_destroy(bench_exchange *x)
     *x = (bench_exchange){0};
 }
 
-epg_status bench_exchange_pair(bench_exchange *x, uint32_t index, epg_mode mode, uint32_t tokens, epg_event between,
-                               epg_stream stream)
+static epg_status dispatch(bench_exchange *x, uint32_t index, epg_mode mode, uint32_t tokens, epg_dispatch_view *view,
+                           epg_stream stream)
 {
     const bench_buffers *b = &x->sets[index % x->set_count];
     epg_dispatch_args args = EPG_DISPATCH_ARGS_INIT;
-    epg_dispatch_view view = EPG_DISPATCH_VIEW_INIT;
     args.mode = mode;
     args.bucket = tokens;
     args.rows = b->rows;
     args.topk_ids = b->ids;
     args.topk_weights = b->weights;
     args.scales = b->scales;
-    TRY(epg_dispatch(x->group, &args, &view, stream));
+    return epg_dispatch(x->group, &args, view, stream);
+}
+
+epg_status bench_exchange_pair(bench_exchange *x, uint32_t index, epg_mode mode, uint32_t tokens, epg_event between,
+                               epg_stream stream)
+{
+    const bench_buffers *b = &x->sets[index % x->set_count];
+    epg_dispatch_view view = EPG_DISPATCH_VIEW_INIT;
+    TRY(dispatch(x, index, mode, tokens, &view, stream));
     if (between)
         TRY(epg_event_record(x->rank->device, between, stream));
     return epg_combine(x->group, 0, b->expert_rows ? b->expert_rows : view.rows, b->out, stream);
@@ -175,15 +182,38 @@ epg_status bench_exchange_pairs(bench_exchange *x, epg_mode mode, uint32_t token
     return EPG_OK;
 }
 
-epg_status bench_exchange_capture(bench_exchange *x, epg_mode mode, uint32_t tokens, uint32_t pairs, epg_graph *graph)
+static epg_status void_pairs(bench_exchange *x, epg_mode mode, uint32_t tokens, uint32_t pairs, epg_stream stream)
+{
+    epg_dispatch_view view = EPG_DISPATCH_VIEW_INIT;
+    for (uint32_t i = 0; i < pairs; i++) {
+        TRY(dispatch(x, i, mode, tokens, &view, stream));
+        TRY(epg_pair_abandon(x->group, 0, stream));
+    }
+    return EPG_OK;
+}
+
+static epg_status capture(bench_exchange *x, epg_mode mode, uint32_t tokens, uint32_t pairs, int is_void,
+                          epg_graph *graph)
 {
     epg_device *device = x->rank->device;
     TRY(epg_capture_begin(device, x->rank->stream, EPG_CAPTURE_THREAD_LOCAL));
-    epg_status status = bench_exchange_pairs(x, mode, tokens, pairs, x->rank->stream);
+    epg_status status = is_void ? void_pairs(x, mode, tokens, pairs, x->rank->stream)
+                                : bench_exchange_pairs(x, mode, tokens, pairs, x->rank->stream);
     epg_status ended = epg_capture_end(device, x->rank->stream, graph);
     if (status != EPG_OK && ended == EPG_OK)
         epg_graph_destroy(device, *graph);
     return status != EPG_OK ? status : ended;
+}
+
+epg_status bench_exchange_capture(bench_exchange *x, epg_mode mode, uint32_t tokens, uint32_t pairs, epg_graph *graph)
+{
+    return capture(x, mode, tokens, pairs, 0, graph);
+}
+
+epg_status bench_exchange_capture_void(bench_exchange *x, epg_mode mode, uint32_t tokens, uint32_t pairs,
+                                       epg_graph *graph)
+{
+    return capture(x, mode, tokens, pairs, 1, graph);
 }
 
 static float value_at(const void *rows, epg_dtype type, size_t index)

@@ -208,6 +208,10 @@ epg_status bench_exchange_pairs(bench_exchange *exchange, epg_mode mode, uint32_
 epg_status bench_exchange_capture(bench_exchange *exchange, epg_mode mode, uint32_t tokens, uint32_t pairs,
                                   epg_graph *graph);
 
+/* Pairs whose combine is void: what a dispatch takes by itself. */
+epg_status bench_exchange_capture_void(bench_exchange *exchange, epg_mode mode, uint32_t tokens, uint32_t pairs,
+                                       epg_graph *graph);
+
 /* Do the experts' input rows serve as their output? Neither in place, where an index leads to them, nor in fp8. */
 int bench_exchange_returns_input(const bench_case *what);
 

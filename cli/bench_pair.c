@@ -4,7 +4,7 @@
 
 #define TRY(call) do { epg_status try_status = (call); if (try_status) return try_status; } while (0)
 
-enum { REPLAY, EAGER, DISPATCH, COMBINE, SERIES };
+enum { REPLAY, EAGER, VOID, DISPATCH, COMBINE, SERIES };
 
 static const bench_column columns[] = {
     {"ranks", "ranks", BENCH_COUNT, BENCH_MAIN | BENCH_MEMORY | BENCH_LABEL},
@@ -16,6 +16,7 @@ static const bench_column columns[] = {
     {"replay_us", "replayed", BENCH_TIMES, BENCH_MAIN},
     {"floor_us", "floor", BENCH_REAL, BENCH_MAIN},
     {"ratio", "ratio", BENCH_REAL, BENCH_MAIN},
+    {"void_replay_us", "combine void", BENCH_TIMES, BENCH_MAIN},
     {"eager_us", "eager", BENCH_TIMES, BENCH_MAIN},
     {"dispatch_us", "dispatch", BENCH_TIMES, BENCH_MAIN},
     {"combine_us", "combine", BENCH_TIMES, BENCH_MAIN},
@@ -34,7 +35,6 @@ enum { COLUMNS = sizeof(columns) / sizeof(columns[0]) };
 
 typedef struct pair_rank {
     bench_exchange exchange;
-    epg_graph graph;
     epg_exec exec;
     epg_event between;
 } pair_rank;
@@ -73,6 +73,24 @@ static epg_status halves(pair_rank *r, bench_job *job)
     return EPG_OK;
 }
 
+/* Pairs replayed from graphs, as they are or with a void combine: next to nothing but dispatch. */
+static epg_status replays(pair_rank *r, bench_job *job, int is_void)
+{
+    bench_rank *rank = r->exchange.rank;
+    const bench_case *what = job->what;
+    epg_graph graph;
+    TRY((is_void ? bench_exchange_capture_void : bench_exchange_capture)(&r->exchange, what->mode, what->tokens,
+                                                                         what->pairs, &graph));
+    epg_status status = epg_graph_instantiate(rank->device, graph, &r->exec);
+    epg_graph_destroy(rank->device, graph);
+    TRY(status);
+    TRY(epg_exec_upload(rank->device, r->exec, rank->stream));
+    TRY(bench_rounds(rank, replay, r, (double)what->replays * what->pairs, &job->series[is_void ? VOID : REPLAY]));
+    TRY(epg_exec_destroy(rank->device, r->exec));
+    r->exec = NULL;
+    return EPG_OK;
+}
+
 static epg_status measure(pair_rank *r, bench_job *job)
 {
     bench_rank *rank = r->exchange.rank;
@@ -81,24 +99,20 @@ static epg_status measure(pair_rank *r, bench_job *job)
     TRY(epg_event_create(rank->device, &r->between));
     TRY(bench_rounds(rank, eager, r, parts, &job->series[EAGER])); /* also loads the kernels */
     TRY(halves(r, job));
-    TRY(bench_exchange_capture(&r->exchange, what->mode, what->tokens, what->pairs, &r->graph));
-    TRY(epg_graph_instantiate(rank->device, r->graph, &r->exec));
-    TRY(epg_exec_upload(rank->device, r->exec, rank->stream));
-    TRY(bench_rounds(rank, replay, r, parts, &job->series[REPLAY]));
+    TRY(replays(r, job, 1));
+    TRY(replays(r, job, 0));
     return bench_exchange_verify(&r->exchange);
 }
 
 static epg_status run_rank(void *ctx, bench_rank *rank)
 {
     bench_job *job = ctx;
-    pair_rank r = {.graph = NULL};
+    pair_rank r = {.exec = NULL};
     epg_status status = bench_exchange_create(rank, job->what, &job->routing, &r.exchange);
     if (status == EPG_OK)
         status = measure(&r, job);
     if (r.exec)
         epg_exec_destroy(rank->device, r.exec);
-    if (r.graph)
-        epg_graph_destroy(rank->device, r.graph);
     if (r.between)
         epg_event_destroy(rank->device, r.between);
     if (status == EPG_OK)
@@ -120,9 +134,10 @@ static epg_status report(const bench_job *job, bench_value *row)
         {.number = what->ranks}, {.number = what->hidden}, {.text = bench_row_type_name(what->row_type)},
         {.text = bench_layout_name(what->layout)}, {.text = bench_mode_name(what->mode)}, {.number = what->tokens},
         {.times = replayed}, {.number = least}, {.number = replayed.p50 / least},
-        {.times = bench_series_times(&job->series[EAGER])}, {.times = bench_series_times(&job->series[DISPATCH])},
-        {.times = bench_series_times(&job->series[COMBINE])}, {.number = what->experts}, {.number = what->topk},
-        {.number = what->rounds}, {.number = what->replays}, {.number = what->pairs},
+        {.times = bench_series_times(&job->series[VOID])}, {.times = bench_series_times(&job->series[EAGER])},
+        {.times = bench_series_times(&job->series[DISPATCH])}, {.times = bench_series_times(&job->series[COMBINE])},
+        {.number = what->experts}, {.number = what->topk}, {.number = what->rounds}, {.number = what->replays},
+        {.number = what->pairs},
         {.number = (double)bytes.dispatch}, {.number = (double)bytes.combine}, {.number = (double)memory.protocol},
         {.number = (double)memory.expert_input}, {.number = (double)memory.expert_output},
     };
