@@ -244,19 +244,23 @@ static __device__ inline void epg__store_scale(const epg__cuda_lane &l, uint32_t
         *(float *)(to + block * s.block) = scale;
 }
 
-/* Piece `i` of a row's scales, as it travelled. */
+/* Piece `i` of a row's scales, as it travelled: four of them, which make a packed word; what pads it is 0. */
 static __device__ inline void epg__store_scales(const epg__cuda_lane &l, uint32_t position, uint32_t i,
                                                 const epg__piece &piece)
 {
     const uint32_t word[4] = {piece.x, piece.y, piece.z, piece.w};
-    if (l.scale_place.layout == EPG_SCALES_ROW_MAJOR) {
-        ((epg__piece *)epg__scales_at(l, position))[i] = piece;
-        return;
-    }
+    const epg__scale_place &s = l.scale_place;
+    char *to = epg__scales_at(l, position);
+    if (s.layout == EPG_SCALES_ROW_MAJOR) {
+        ((epg__piece *)to)[i] = piece;
+    } else if (s.layout == EPG_SCALES_PACKED) {
+        *(uint32_t *)(to + i * s.block) = word[0] >> 23 | word[1] >> 23 << 8 | word[2] >> 23 << 16 | word[3] >> 23 << 24;
+    } else {
 #pragma unroll
-    for (uint32_t j = 0; j < 4; j++)
-        if (i * 4 + j < l.scale_place.blocks)
-            epg__store_scale(l, position, i * 4 + j, __uint_as_float(word[j]));
+        for (uint32_t j = 0; j < 4; j++)
+            if (i * 4 + j < s.blocks)
+                *(uint32_t *)(to + (i * 4 + j) * s.block) = word[j];
+    }
 }
 
 /* One warp: the scales of a received row, to the positions of lanes 0 .. count - 1. */

@@ -573,6 +573,8 @@ static void a_few_ranks(void **state)
     compare((shape){"topk 32", 3, 7, {.experts = 33, .hidden = 8, .topk = 32, .max_tokens = 5}, 0, EPG_INT32});
     compare((shape){"many experts", 3, 7, {.experts = 3000, .hidden = 64, .topk = 1, .max_tokens = 70, BF16}, 0,
                     EPG_INT32});
+    compare((shape){"many tokens", 2, 4, {.experts = 16, .hidden = 8, .topk = 4, .max_tokens = 5000, .slots = 4500}, 1,
+                    EPG_INT32});
     compare((shape){"long rows", 2, 4, {.experts = 32, .hidden = 10000, .topk = 8, .max_tokens = 30, IN(CONTIGUOUS)}, 0,
                     EPG_INT32});
     compare((shape){"a map, aligned", 4, 14, {.experts = 32, .logical_experts = 40, .hidden = 1024, .topk = 8,
