@@ -16,7 +16,7 @@ static const char doc[] =
     "  run       serve requests through the MoE layers of a checkpoint, on virtual ranks\n"
     "  model     write a small random checkpoint\n"
     "  info      devices, settings, presets, and the memory that a group needs\n"
-    "  bench     what a dispatch and combine take on this device\n"
+    "  bench     times on a device: pairs, decode steps, switches of mode, captures\n"
     "  conform   what a device answers to calls during a capture, against a driver's\n"
     "  simulate  random programs on a simulated device, every interleaving from a seed, every output checked\n"
     "\n"
