@@ -19,8 +19,9 @@ typedef struct shape {
 /* cublasGemmEx, and a handle for it. */
 typedef struct blas {
     void *handle;
-    int (*gemm)(void *handle, int opa, int opb, int m, int n, int k, const void *alpha, const void *a, int atype, int lda,
-                const void *b, int btype, int ldb, const void *beta, void *c, int ctype, int ldc, int compute, int algo);
+    int (*gemm)(void *handle, int opa, int opb, int m, int n, int k, const void *alpha, const void *a, int atype,
+                int lda, const void *b, int btype, int ldb, const void *beta, void *c, int ctype, int ldc, int compute,
+                int algo);
 } blas;
 
 typedef struct bed {
@@ -98,8 +99,8 @@ static void blas_product(bed *b, uint32_t rows, uint32_t m, uint32_t k, const vo
 {
     enum { OP_N = 0, OP_T = 1, R_16BF = 14, COMPUTE_32F = 68, DEFAULT = -1 };
     float one = 1, zero = 0;
-    if (b->rival.gemm(b->rival.handle, OP_T, OP_N, (int)m, (int)rows, (int)k, &one, weights, R_16BF, (int)k, in, R_16BF, (int)k,
-                      &zero, out, R_16BF, (int)m, COMPUTE_32F, DEFAULT)) {
+    if (b->rival.gemm(b->rival.handle, OP_T, OP_N, (int)m, (int)rows, (int)k, &one, weights, R_16BF, (int)k, in, R_16BF,
+                      (int)k, &zero, out, R_16BF, (int)m, COMPUTE_32F, DEFAULT)) {
         fprintf(stderr, "cublasGemmEx failed\n");
         exit(1);
     }
@@ -157,7 +158,8 @@ static void end_bed(bed *b)
 /* Rows in place, for the first `active` experts: position p is some row of all, none twice. */
 static void arrange(bed *b, uint32_t rows, uint32_t active)
 {
-    uint32_t total = rows * b->s.experts, *index = malloc(total * sizeof *index), *offsets = malloc((b->s.experts + 1) * 8);
+    uint32_t total = rows * b->s.experts, *index = malloc(total * sizeof *index),
+             *offsets = malloc((b->s.experts + 1) * 8);
     if (!index || !offsets)
         exit(1);
     uint32_t *counts = offsets + b->s.experts + 1;
@@ -207,7 +209,8 @@ static double show_ours(bed *b, const char *name, uint32_t rows, uint32_t active
     double weights = 6.0 * b->s.hidden * b->s.inner * active;
     arrange(b, rows, active);
     double us = time_us(b, ours, rows);
-    printf("%6s %10.1f %11.0f%% %9.1f", name, us, 100 * weights / (us * 1e-6) / b->copy_rate, weights * rows / us * 1e-6);
+    printf("%6s %10.1f %11.0f%% %9.1f", name, us, 100 * weights / (us * 1e-6) / b->copy_rate,
+           weights * rows / us * 1e-6);
     return us;
 }
 
@@ -216,8 +219,8 @@ static void run_shape(bed *b, const shape *s)
     double weights = 6.0 * s->hidden * s->inner * s->experts;
     char name[16];
     make_bed(b, s);
-    printf("\n%u x %u, %u experts, %.0f MB of weights; copy %.0f GB/s\n", s->hidden, s->inner, s->experts, weights / 1e6,
-           b->copy_rate / 1e9);
+    printf("\n%u x %u, %u experts, %.0f MB of weights; copy %.0f GB/s\n", s->hidden, s->inner, s->experts,
+           weights / 1e6, b->copy_rate / 1e9);
     printf("%6s %10s %12s %9s %14s %14s\n", "rows", "us", "of the copy", "TFLOP/s", "of cuBLAS each", "of cuBLAS one");
     show_ours(b, "1 of 8", 1, 8);
     printf("\n");
@@ -226,7 +229,8 @@ static void run_shape(bed *b, const shape *s)
         double us = show_ours(b, name, rows, s->experts), flops = weights * rows;
         if (b->rival.handle) {
             double each = time_us(b, blas_each, rows), one = time_us(b, blas_one, rows);
-            printf(" %7.1f (%3.0f%%) %7.1f (%3.0f%%)", flops / each * 1e-6, 100 * each / us, flops / one * 1e-6, 100 * one / us);
+            printf(" %7.1f (%3.0f%%) %7.1f (%3.0f%%)", flops / each * 1e-6, 100 * each / us, flops / one * 1e-6,
+                   100 * one / us);
         }
         printf("\n");
         fflush(stdout);

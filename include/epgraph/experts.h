@@ -4,8 +4,8 @@
  *   out[p] = down(silu(gate(x)) * up(x)), x the row at position p, for every position p of a dispatch view
  *
  * Row counts are read on the device when the work runs, so a captured call serves whatever its peers send. The top-k
- * weight is combine's to apply. A row's bits depend on that row and its expert's weights alone: not on its position, its
- * neighbours or how many rows there are. */
+ * weight is combine's to apply. A row's bits depend on that row and its expert's weights alone: not on its position,
+ * its neighbours or how many rows there are. */
 #ifndef EPGRAPH_EXPERTS_H
 #define EPGRAPH_EXPERTS_H
 

@@ -9,8 +9,8 @@ static epg_status check_type(const char *field, epg_dtype type)
 {
     if (type == EPG_FLOAT32 || type == EPG_BFLOAT16)
         return EPG_OK;
-    return epg__fail(EPG_ERR_UNSUPPORTED, "%s is %d; experts have kernels for float32 (%d) and bf16 (%d)", field, (int)type,
-                     EPG_FLOAT32, EPG_BFLOAT16);
+    return epg__fail(EPG_ERR_UNSUPPORTED, "%s is %d; experts have kernels for float32 (%d) and bf16 (%d)", field,
+                     (int)type, EPG_FLOAT32, EPG_BFLOAT16);
 }
 
 static epg_status check_options(const epg_experts_options *o)
@@ -31,7 +31,8 @@ epg_status epg_experts_create(epg_device *device, const epg_experts_options *opt
 {
     epg_status status;
     if (!device || !options || !out)
-        return epg__fail(EPG_ERR_INVALID, "epg_experts_create: %s is NULL", !device ? "device" : !options ? "options" : "experts");
+        return epg__fail(EPG_ERR_INVALID, "epg_experts_create: %s is NULL",
+                         !device ? "device" : !options ? "options" : "experts");
     EPG_TRY(check_options(options));
     epg_experts *experts = epg__zalloc(1, sizeof *experts, "experts");
     if (!experts)
@@ -75,13 +76,15 @@ static epg_status check_args(const epg_experts *experts, const epg_experts_args 
     EPG__CHECK_SIZE(args, sizeof *args);
     const epg_dispatch_view *view = args->view;
     if (!view || !view->offsets || !view->counts)
-        return epg__fail(EPG_ERR_INVALID, "epg_experts_run: %s is NULL", !view ? "view" : view->offsets ? "view->counts" : "view->offsets");
+        return epg__fail(EPG_ERR_INVALID, "epg_experts_run: %s is NULL",
+                         !view ? "view" : view->offsets ? "view->counts" : "view->offsets");
     if (view->local_experts != experts->options.local_experts)
-        return epg__fail(EPG_ERR_INVALID, "epg_experts_run: the view has %u local experts, the options said %u", view->local_experts,
-                         experts->options.local_experts);
+        return epg__fail(EPG_ERR_INVALID, "epg_experts_run: the view has %u local experts, the options said %u",
+                         view->local_experts, experts->options.local_experts);
     size_t bytes = experts->options.hidden * epg__dtype_bytes(experts->options.row_type);
     if (view->row_stride && view->row_stride != bytes)
-        return epg__fail(EPG_ERR_INVALID, "epg_experts_run: the view's rows are %llu bytes apart, rows of the options have %zu",
+        return epg__fail(EPG_ERR_INVALID,
+                         "epg_experts_run: the view's rows are %llu bytes apart, rows of the options have %zu",
                          (unsigned long long)view->row_stride, bytes);
     EPG_TRY(check_memory("view->rows", view->rows));
     EPG_TRY(check_memory("gate_up", args->gate_up));
@@ -90,8 +93,8 @@ static epg_status check_args(const epg_experts *experts, const epg_experts_args 
     EPG_TRY(check_memory("out", args->out));
     size_t needed = experts->kernels->workspace(experts, view->row_capacity);
     if (args->workspace_bytes < needed)
-        return epg__fail(EPG_ERR_INVALID, "epg_experts_run: the workspace has %zu bytes, %u rows need %zu", args->workspace_bytes,
-                         view->row_capacity, needed);
+        return epg__fail(EPG_ERR_INVALID, "epg_experts_run: the workspace has %zu bytes, %u rows need %zu",
+                         args->workspace_bytes, view->row_capacity, needed);
     return EPG_OK;
 }
 

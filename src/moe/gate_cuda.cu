@@ -1,8 +1,8 @@
 /* The gate on the CUDA device: router logits, softmax and the choice of experts, in one kernel.
  *
- * A block takes TOKENS tokens and a part of the experts, each warp two experts: a logit is summed over the lanes' pieces
- * of a row, each in the order of k, then over the lanes, so it depends on the token's row alone. The block that comes
- * last for its tokens chooses their experts, a warp per token. */
+ * A block takes TOKENS tokens and a part of the experts, each warp two experts: a logit is summed over the lanes'
+ * pieces of a row, each in the order of k, then over the lanes, so it depends on the token's row alone. The block that
+ * comes last for its tokens chooses their experts, a warp per token. */
 #include "device/cuda_order_int.cuh"
 #include "moe/moe_cuda_int.h"
 #include "moe/number_cuda.cuh"
@@ -16,13 +16,15 @@ typedef struct params {
 } params;
 
 template <typename Row, typename Weight>
-static __device__ void add_products(const params &p, uint32_t first, uint32_t tokens, uint32_t expert, float sums[PAIR][TOKENS])
+static __device__ void add_products(const params &p, uint32_t first, uint32_t tokens, uint32_t expert,
+                                    float sums[PAIR][TOKENS])
 {
     uint32_t hidden = p.user.rows.hidden, experts = p.user.experts;
+    const Weight *router = (const Weight *)p.user.router;
     for (uint32_t i = threadIdx.x % 32 * 8; i < hidden; i += 32 * 8) {
         float weights[PAIR][8], row[8];
         for (uint32_t e = 0; e < PAIR; e++)
-            epg__load8((const Weight *)p.user.router + (size_t)(expert + e < experts ? expert + e : expert) * hidden + i, weights[e]);
+            epg__load8(router + (size_t)(expert + e < experts ? expert + e : expert) * hidden + i, weights[e]);
         for (uint32_t t = 0; t < TOKENS; t++) {
             epg__load8((const Row *)p.user.in + (size_t)(first + t < tokens ? first + t : first) * hidden + i, row);
             for (uint32_t e = 0; e < PAIR; e++)
@@ -135,7 +137,8 @@ static __device__ bool is_last(uint32_t *done, uint32_t blocks)
     return last;
 }
 
-template <typename Row, typename Weight> static __global__ void __launch_bounds__(WARPS * 32) gate(const __grid_constant__ params p)
+template <typename Row, typename Weight>
+static __global__ void __launch_bounds__(WARPS * 32) gate(const __grid_constant__ params p)
 {
     epg__await_earlier_kernels();
     epg__admit_next_kernel();
@@ -148,27 +151,32 @@ template <typename Row, typename Weight> static __global__ void __launch_bounds_
     }
 }
 
-static const void *const gates[2][2] = {{(const void *)gate<float, float>, (const void *)gate<float, epg__bf16>},
-                                        {(const void *)gate<epg__bf16, float>, (const void *)gate<epg__bf16, epg__bf16>}};
+static const void *const gates[2][2] = {
+    {(const void *)gate<float, float>, (const void *)gate<float, epg__bf16>},
+    {(const void *)gate<epg__bf16, float>, (const void *)gate<epg__bf16, epg__bf16>}};
 static_assert(TOKENS == WARPS, "a warp chooses for each token");
 static_assert(EPG_TOPK_MAX <= 32, "a lane keeps each choice");
 
 /* `done` stands behind the logits. */
-static size_t logits_bytes(uint32_t tokens, uint32_t experts) { return ((size_t)tokens * experts * sizeof(float) + 255) / 256 * 256; }
+static size_t logits_bytes(uint32_t tokens, uint32_t experts)
+{
+    return ((size_t)tokens * experts * sizeof(float) + 255) / 256 * 256;
+}
 
 extern "C" size_t epg__gate_scratch(uint32_t max_tokens, uint32_t experts)
 {
     return logits_bytes(max_tokens, experts) + (max_tokens + TOKENS - 1) / TOKENS * sizeof(uint32_t);
 }
 
-extern "C" epg_status epg__cuda_gate(epg_device *device, epg_stream stream, const epg__moe_shape *shape, epg_dtype weight_type,
-                                     const epg__gate_args *args)
+extern "C" epg_status epg__cuda_gate(epg_device *device, epg_stream stream, const epg__moe_launch *shape,
+                                     epg_dtype weight_type, const epg__gate_args *args)
 {
     uint32_t tiles = (args->rows.bucket + TOKENS - 1) / TOKENS;
     params p = {*args, (float *)args->scratch, NULL};
     p.done = (uint32_t *)((char *)args->scratch + logits_bytes(args->max_tokens, args->experts));
-    epg__cuda_launch launch = {gates[args->rows.type][weight_type], "gate", {(args->experts + EXPERTS - 1) / EXPERTS, tiles, 1},
-                               WARPS * 32, 0, 0, shape->dependent};
+    const void *kernel = gates[args->rows.type][weight_type];
+    epg__cuda_launch launch = {kernel, "gate", {(args->experts + EXPERTS - 1) / EXPERTS, 1, 1}, WARPS * 32, 0, 0,
+                               shape->dependent};
     launch.grid[1] = tiles < 65535 ? tiles : 65535;
     return epg__cuda_launch_kernel(device, stream, &launch, &p);
 }

@@ -15,7 +15,8 @@
 #include "moe/number_cuda.cuh"
 #include "moe/tensor_cuda.cuh"
 
-enum { THREADS = EPG__TILE_THREADS, CHUNK = EPG__TILE_CHUNK, ROW_BYTES = EPG__TILE_ROW_BYTES, PIPE_BYTES = EPG__TILE_PIPE_BYTES };
+enum { THREADS = EPG__TILE_THREADS, CHUNK = EPG__TILE_CHUNK };
+enum { ROW_BYTES = EPG__TILE_ROW_BYTES, PIPE_BYTES = EPG__TILE_PIPE_BYTES };
 enum { PIECES = CHUNK / 8, FEW = 32 }; /* pieces of 16 bytes of a tile's row; rows of a group that are few */
 static const uint32_t NONE = 0xFFFFFFFFu;
 
@@ -24,7 +25,8 @@ typedef epg__tile<1, 2, 4> tile_16;
 typedef epg__tile<1, 4, 4> tile_32;
 typedef epg__tile<2, 8, 4> tile_64;
 typedef epg__tile<8 / EPG__TILES_WIDE, 4 * EPG__TILES_WIDE, EPG__TILES_WIDE> tile_128;
-static_assert(tile_64::m == tile_128::m && tile_8::m == tile_32::m && tile_16::m == tile_32::m, "the table knows two tiles");
+static_assert(tile_64::m == tile_128::m && tile_8::m == tile_32::m && tile_16::m == tile_32::m,
+              "the table knows two tiles");
 
 /* ---- the table of items, in shared memory ---- */
 
@@ -110,7 +112,9 @@ typedef struct item {
     uint32_t group, column, position, count;
 } item;
 
-template <typename Tile> static __device__ item find_item(const table &t, const uint32_t *first, uint32_t groups, uint32_t index, uint32_t outputs)
+template <typename Tile>
+static __device__ item find_item(const table &t, const uint32_t *first, uint32_t groups, uint32_t index,
+                                 uint32_t outputs)
 {
     uint32_t low = 0, high = groups; /* first[low] <= index < first[high] */
     while (high - low > 1) {
@@ -132,7 +136,10 @@ static __device__ inline void fetch(uint32_t to, const void *from, bool real)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(real ? 16 : 0) : "memory");
 }
 static __device__ inline void fetch_commit(void) { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int LEFT> static __device__ inline void fetch_wait(void) { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
+template <int LEFT> static __device__ inline void fetch_wait(void)
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
 
 /* Where a thread's pieces of the next chunk come from: a column of pieces, every sixteenth row of a tile. */
 template <int KIND, typename Tile> struct source {
@@ -199,7 +206,8 @@ static __device__ inline uint32_t transpose(uint32_t pair)
 }
 
 /* Eight outputs of eight positions, at `column` of row `position` of out; each thread writes two. */
-static __device__ inline void store_8x8(const epg__product &p, uint32_t pair, uint32_t width, uint32_t column, uint32_t position, bool real)
+static __device__ inline void store_8x8(const epg__product &p, uint32_t pair, uint32_t width, uint32_t column,
+                                        uint32_t position, bool real)
 {
     pair = transpose(pair);
     if (real && column < width)
@@ -221,7 +229,8 @@ static __device__ void store_sums(const epg__product &p, const item &it, float s
             const uint32_t row = epg__tile_row<Tile>(i) / 16 * 16;
             const float *s = sums[i][j];
             if (KIND == EPG__PRODUCT_GATED) {
-                store_8x8(p, epg__pack(gated(s[0], s[2]), gated(s[1], s[3])), p.m / 2, it.column + row / 2, position, real);
+                store_8x8(p, epg__pack(gated(s[0], s[2]), gated(s[1], s[3])), p.m / 2, it.column + row / 2, position,
+                          real);
             } else {
                 store_8x8(p, epg__pack(s[0], s[1]), p.m, it.column + row, position, real);
                 store_8x8(p, epg__pack(s[2], s[3]), p.m, it.column + row + 8, position, real);
@@ -241,7 +250,8 @@ static __device__ inline void raise(const epg__product &p, uint64_t best, uint32
         atomicMax((unsigned long long *)p.best + position, best);
 }
 
-template <typename Tile> static __device__ void raise_best(const epg__product &p, const item &it, float sums[Tile::mw][Tile::nw][4])
+template <typename Tile>
+static __device__ void raise_best(const epg__product &p, const item &it, float sums[Tile::mw][Tile::nw][4])
 {
 #pragma unroll
     for (int j = 0; j < Tile::nw; j++)
@@ -328,10 +338,11 @@ template <int KIND> static __global__ void __launch_bounds__(THREADS, 2) mma(con
 }
 static uint32_t shared_bytes(uint32_t groups) { return PIPE_BYTES + (4 * groups + 2) * (uint32_t)sizeof(uint32_t); }
 
-static epg_status launch(epg_device *device, epg_stream stream, const epg__product_kernels *self, epg__product_kind kind,
-                         const epg__product *product)
+static epg_status launch(epg_device *device, epg_stream stream, const epg__product_kernels *self,
+                         epg__product_kind kind, const epg__product *product)
 {
-    epg__cuda_launch launch = {self->kernel[kind], self->name[kind], {self->blocks[kind], 1, 1}, THREADS, 0, 0, self->dependent};
+    epg__cuda_launch launch = {self->kernel[kind], self->name[kind], {self->blocks[kind], 1, 1}, THREADS, 0, 0,
+                               self->dependent};
     launch.shared_bytes = shared_bytes(product->groups);
     return epg__cuda_launch_kernel(device, stream, &launch, product);
 }
@@ -339,7 +350,8 @@ static epg_status launch(epg_device *device, epg_stream stream, const epg__produ
 extern "C" epg_status epg__product_mma(epg_device *device, uint32_t groups, epg__product_kernels *kernels)
 {
     static const char *const names[EPG__PRODUCT_KINDS] = {"down", "gate and up", "head"};
-    static const void *const all[EPG__PRODUCT_KINDS] = {(const void *)mma<EPG__PRODUCT_ROWS>, (const void *)mma<EPG__PRODUCT_GATED>,
+    static const void *const all[EPG__PRODUCT_KINDS] = {(const void *)mma<EPG__PRODUCT_ROWS>,
+                                                        (const void *)mma<EPG__PRODUCT_GATED>,
                                                         (const void *)mma<EPG__PRODUCT_BEST>};
     epg__cuda_limits limits;
     uint32_t per_unit = 0, bytes = shared_bytes(groups);

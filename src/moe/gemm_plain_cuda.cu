@@ -2,8 +2,8 @@
  * suit no tile of gemm_mma_cuda.cu.
  *
  * Blocks walk over items, an item being M rows of weights for N positions of one group; how many there are is found on
- * the device. A sum runs over pieces of K elements in order, each piece summed by itself first, so it depends on its own
- * row alone. */
+ * the device. A sum runs over pieces of K elements in order, each piece summed by itself first, so it depends on its
+ * own row alone. */
 #include "device/cuda_order_int.cuh"
 #include "moe/moe_cuda_int.h"
 #include "moe/number_cuda.cuh"
@@ -26,7 +26,8 @@ static __device__ uint32_t rows_of_group(const epg__product &p, uint32_t group)
     return count < p.limit ? count : p.limit;
 }
 
-/* Moves on to item `index`, counted over all groups; `*start` is the index of the group's first. False: there is none. */
+/* Moves on to item `index`, counted over all groups; `*start` is the index of the group's first. False: there is none.
+ */
 static __device__ bool find_item(const epg__product &p, uint32_t width, uint32_t index, uint32_t *start, item *it)
 {
     uint32_t across = ((width + M - 1) / M);
@@ -45,7 +46,8 @@ static __device__ bool find_item(const epg__product &p, uint32_t width, uint32_t
 }
 
 /* Row r of the tile of weights; NULL beyond the last. */
-template <typename Weight, int KIND> static __device__ const Weight *weight_row(const epg__product &p, const item &it, uint32_t r)
+template <typename Weight, int KIND>
+static __device__ const Weight *weight_row(const epg__product &p, const item &it, uint32_t r)
 {
     const Weight *weights = (const Weight *)p.weights + (size_t)it.group * p.m * p.k;
     if (KIND == EPG__PRODUCT_GATED) {
@@ -74,7 +76,8 @@ static __device__ void load_tiles(const epg__product &p, const item &it, uint32_
     }
 }
 
-template <typename Row, typename Weight, int KIND> static __device__ void multiply(const epg__product &p, const item &it, tiles *s)
+template <typename Row, typename Weight, int KIND>
+static __device__ void multiply(const epg__product &p, const item &it, tiles *s)
 {
     uint32_t m = threadIdx.x % M, n = threadIdx.x / M;
     float sums[PER_THREAD] = {};
@@ -144,14 +147,16 @@ static const void *const kernels_for[2][2][EPG__PRODUCT_KINDS] = {
 };
 static_assert(EPG__PRODUCT_ROWS == 0 && EPG__PRODUCT_GATED == 1 && EPG__PRODUCT_BEST == 2, "the order of the kernels");
 
-static epg_status launch(epg_device *device, epg_stream stream, const epg__product_kernels *self, epg__product_kind kind,
-                         const epg__product *product)
+static epg_status launch(epg_device *device, epg_stream stream, const epg__product_kernels *self,
+                         epg__product_kind kind, const epg__product *product)
 {
-    epg__cuda_launch launch = {self->kernel[kind], self->name[kind], {self->blocks[kind], 1, 1}, THREADS, 0, 0, self->dependent};
+    epg__cuda_launch launch = {self->kernel[kind], self->name[kind], {self->blocks[kind], 1, 1}, THREADS, 0, 0,
+                               self->dependent};
     return epg__cuda_launch_kernel(device, stream, &launch, product);
 }
 
-extern "C" epg_status epg__product_plain(epg_device *device, epg_dtype row_type, epg_dtype weight_type, epg__product_kernels *kernels)
+extern "C" epg_status epg__product_plain(epg_device *device, epg_dtype row_type, epg_dtype weight_type,
+                                         epg__product_kernels *kernels)
 {
     static const char *const names[EPG__PRODUCT_KINDS] = {"down", "gate and up", "head"};
     epg__cuda_limits limits;

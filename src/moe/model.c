@@ -10,8 +10,9 @@
 
 static epg_status compare(const char *what, uint32_t groups, uint32_t checkpoints)
 {
-    return groups == checkpoints ? EPG_OK
-                                 : epg__fail(EPG_ERR_MISMATCH, "the group's %s is %u, the checkpoint's %u", what, groups, checkpoints);
+    return groups == checkpoints
+               ? EPG_OK
+               : epg__fail(EPG_ERR_MISMATCH, "the group's %s is %u, the checkpoint's %u", what, groups, checkpoints);
 }
 
 static epg_status bind_group(epg_model *model, epg_group *group)
@@ -91,11 +92,13 @@ static epg_status alloc_buffers(epg_model *model, int keep_states)
     return EPG_OK;
 }
 
-epg_status epg_model_create(epg_group *group, const epg_checkpoint *checkpoint, const epg_model_options *options, epg_model **out)
+epg_status epg_model_create(epg_group *group, const epg_checkpoint *checkpoint, const epg_model_options *options,
+                            epg_model **out)
 {
     epg_status status;
     if (!group || !checkpoint || !out)
-        return epg__fail(EPG_ERR_INVALID, "epg_model_create: %s is NULL", !group ? "group" : !checkpoint ? "checkpoint" : "model");
+        return epg__fail(EPG_ERR_INVALID, "epg_model_create: %s is NULL",
+                         !group ? "group" : !checkpoint ? "checkpoint" : "model");
     epg_model_options chosen = EPG_MODEL_OPTIONS_INIT;
     if (options) {
         EPG__CHECK_SIZE(options, offsetof(epg_model_options, experts));
@@ -157,7 +160,8 @@ static epg_status check_args(const epg_model *model, const epg_model_step_args *
         return epg__fail(EPG_ERR_INVALID, "%s is NULL", model ? "args" : "model");
     EPG__CHECK_SIZE(args, sizeof *args);
     if (args->bucket > model->limits.max_tokens)
-        return epg__fail(EPG_ERR_INVALID, "bucket is %u, the group's max_tokens is %u", args->bucket, model->limits.max_tokens);
+        return epg__fail(EPG_ERR_INVALID, "bucket is %u, the group's max_tokens is %u", args->bucket,
+                         model->limits.max_tokens);
     if (args->lane >= model->limits.lanes)
         return epg__fail(EPG_ERR_INVALID, "lane is %u, the group has %u", args->lane, model->limits.lanes);
     return EPG_OK;
@@ -307,7 +311,8 @@ epg_status epg_model_step(epg_model *model, const epg_model_step_args *args)
     EPG_TRY(mark(model, 0, EPG_MODEL_EMBED, args));
     EPG_TRY(enqueue_embed(model, &rows, state_at(model, 0, args->lane), args));
     for (uint32_t i = 0; i < layers; i++)
-        EPG_TRY(enqueue_layer(model, &rows, i, state_at(model, i, args->lane), state_at(model, i + 1, args->lane), args));
+        EPG_TRY(
+            enqueue_layer(model, &rows, i, state_at(model, i, args->lane), state_at(model, i + 1, args->lane), args));
     void *last = state_at(model, layers, args->lane);
     EPG_TRY(mark(model, layers, EPG_MODEL_HEAD, args));
     EPG_TRY(enqueue_norm(model, &rows, model->final_norm, last, model->buffers.hidden, args));

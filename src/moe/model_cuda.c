@@ -1,14 +1,14 @@
 /* Models and experts on the CUDA device: which kernels serve which types, and their launches.
  *
- * Weights are kept as bf16 where both rows and checkpoint are bf16, which is what the tensor cores take; else as float32,
- * on the plain kernels. */
+ * Weights are kept as bf16 where both rows and checkpoint are bf16, which is what the tensor cores take; else as
+ * float32, on the plain kernels. */
 #include <stdlib.h>
 #include "core/core_int.h"
 #include "moe/moe_cuda_int.h"
 #include "moe/model_int.h"
 
 typedef struct model_state {
-    epg__moe_shape shape;
+    epg__moe_launch shape;
     epg__product_kernels head;
 } model_state;
 

@@ -9,8 +9,8 @@
 typedef struct epg__layer_weights {
     float *norm;      /* [hidden] */
     void *router;     /* [experts][hidden] */
-    void *gate_up;    /* [local experts][2 * intermediate][hidden]: gate's rows, then up's. NULL, as is the next, where */
-    void *down;       /* [local experts][hidden][intermediate]                         the caller brings its experts */
+    void *gate_up;    /* [local experts][2 * intermediate][hidden]: gate's rows, then up's. NULL, as is the next, */
+    void *down;       /* [local experts][hidden][intermediate]         where the caller brings its experts */
 } epg__layer_weights;
 
 /* What one lane's work writes between its kernels. Lanes may overlap, so each has its own. */

@@ -1,5 +1,5 @@
-/* Loads what one rank needs of a checkpoint into memory of the model: as the model's weight_type (norms as float32), the
- * rank's own experts only.
+/* Loads what one rank needs of a checkpoint into memory of the model: as the model's weight_type (norms as float32),
+ * the rank's own experts only.
  *
  * Weights are copied even where the file's memory would serve: the checkpoint may then be closed, and a file on a
  * network is not paged in during a step. Not its job: whether the shapes suit the group (model.c). */
@@ -46,7 +46,8 @@ static size_t weight_bytes(const epg_model *model, epg__weight weight, epg_dtype
     return (size_t)(info.rows * info.columns) * epg__dtype_bytes(type);
 }
 
-static epg_status read_to(const loader *l, epg__weight weight, uint32_t layer, uint32_t expert, epg_dtype type, void *to)
+static epg_status read_to(const loader *l, epg__weight weight, uint32_t layer, uint32_t expert, epg_dtype type,
+                          void *to)
 {
     if (!l->staging)
         return epg__weight_read(l->checkpoint, weight, layer, expert, type, to);

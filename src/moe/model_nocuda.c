@@ -1,5 +1,5 @@
-/* Stands in for the CUDA kernels of models and experts where the library was built without CUDA. There is no CUDA device
- * then: only creation can ever be reached. */
+/* Stands in for the CUDA kernels of models and experts where the library was built without CUDA. There is no CUDA
+ * device then: only creation can ever be reached. */
 #include "core/core_int.h"
 #include "moe/model_ops.h"
 
@@ -30,5 +30,6 @@ static epg_status experts_create(epg_experts *experts)
 
 static void experts_destroy(epg_experts *experts) { (void)experts; }
 
-const epg__model_kernels epg__model_kernels_cuda = {.weight_type = weight_type, .create = model_create, .destroy = model_destroy};
+const epg__model_kernels epg__model_kernels_cuda = {
+    .weight_type = weight_type, .create = model_create, .destroy = model_destroy};
 const epg__experts_kernels epg__experts_kernels_cuda = {.create = experts_create, .destroy = experts_destroy};

@@ -1,5 +1,5 @@
-/* What the CUDA kernels of models and experts are given, for C and CUDA alike. No launcher allocates or synchronises; all
- * may run during capture once the kernels are prepared. */
+/* What the CUDA kernels of models and experts are given, for C and CUDA alike. No launcher allocates or synchronises;
+ * all may run during capture once the kernels are prepared. */
 #ifndef EPG_MOE_CUDA_INT_H
 #define EPG_MOE_CUDA_INT_H
 
@@ -11,10 +11,10 @@ extern "C" {
 #endif
 
 /* What a device offers, read once per handle. */
-typedef struct epg__moe_shape {
+typedef struct epg__moe_launch {
     uint32_t units;
     int dependent;                /* kernels may be launched before the one ahead has ended */
-} epg__moe_shape;
+} epg__moe_launch;
 
 /* ---- products: rows times the transposed weights of their group ---- */
 
@@ -49,26 +49,29 @@ typedef struct epg__product_kernels {
 } epg__product_kernels;
 
 /* Any types, any shape: sums in float32, piece by piece in the order of k. */
-epg_status epg__product_plain(epg_device *device, epg_dtype row_type, epg_dtype weight_type, epg__product_kernels *kernels);
+epg_status epg__product_plain(epg_device *device, epg_dtype row_type, epg_dtype weight_type,
+                              epg__product_kernels *kernels);
 
-/* bf16 rows and weights on tensor cores, at most so many groups. k is a multiple of 8, as is the width of what is written
- * but for BEST. A row's bits do not depend on how many rows there are: every tile has one instruction and one order of k.
+/* bf16 rows and weights on tensor cores, at most so many groups. k is a multiple of 8, as is the width of what is
+ * written but for BEST. A row's bits do not depend on how many rows there are: every tile has one instruction and one
+ * order of k.
  */
 #define EPG__PRODUCT_GROUPS 1024u /* a table of them lies in shared memory */
 epg_status epg__product_mma(epg_device *device, uint32_t groups, epg__product_kernels *kernels);
 
 /* ---- rows ---- */
 
-epg_status epg__moe_prepare(epg_device *device, epg__moe_shape *shape);
-epg_status epg__cuda_embed(epg_device *device, epg_stream stream, const epg__moe_shape *shape, epg_dtype weight_type,
+epg_status epg__moe_prepare(epg_device *device, epg__moe_launch *shape);
+epg_status epg__cuda_embed(epg_device *device, epg_stream stream, const epg__moe_launch *shape, epg_dtype weight_type,
                            const epg__embed_args *args);
-epg_status epg__cuda_norm(epg_device *device, epg_stream stream, const epg__moe_shape *shape, const epg__norm_args *args);
-epg_status epg__cuda_residual(epg_device *device, epg_stream stream, const epg__moe_shape *shape,
+epg_status epg__cuda_norm(epg_device *device, epg_stream stream, const epg__moe_launch *shape,
+                          const epg__norm_args *args);
+epg_status epg__cuda_residual(epg_device *device, epg_stream stream, const epg__moe_launch *shape,
                               const epg__residual_args *args);
 
 /* scratch: epg__gate_scratch bytes, zeroed once: kernels leave what must be zero as they found it. */
 size_t epg__gate_scratch(uint32_t max_tokens, uint32_t experts);
-epg_status epg__cuda_gate(epg_device *device, epg_stream stream, const epg__moe_shape *shape, epg_dtype weight_type,
+epg_status epg__cuda_gate(epg_device *device, epg_stream stream, const epg__moe_launch *shape, epg_dtype weight_type,
                           const epg__gate_args *args);
 
 /* next_ids[t] from best[t], which is 0 again after it. */
@@ -77,7 +80,7 @@ typedef struct epg__take_args {
     uint64_t *best;
     int32_t *next_ids;
 } epg__take_args;
-epg_status epg__cuda_take_best(epg_device *device, epg_stream stream, const epg__moe_shape *shape,
+epg_status epg__cuda_take_best(epg_device *device, epg_stream stream, const epg__moe_launch *shape,
                                const epg__take_args *args);
 
 #ifdef __cplusplus

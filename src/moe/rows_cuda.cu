@@ -8,7 +8,8 @@
 
 #define BLOCK_MOST 512u
 
-template <typename Row, typename Weight> static __global__ void __launch_bounds__(BLOCK_MOST) embed(const __grid_constant__ epg__embed_args a)
+template <typename Row, typename Weight>
+static __global__ void __launch_bounds__(BLOCK_MOST) embed(const __grid_constant__ epg__embed_args a)
 {
     epg__await_earlier_kernels();
     epg__admit_next_kernel();
@@ -47,7 +48,8 @@ static __device__ float block_sum(float value)
     return sum;
 }
 
-template <typename Row> static __global__ void __launch_bounds__(BLOCK_MOST) norm(const __grid_constant__ epg__norm_args a)
+template <typename Row>
+static __global__ void __launch_bounds__(BLOCK_MOST) norm(const __grid_constant__ epg__norm_args a)
 {
     epg__await_earlier_kernels();
     epg__admit_next_kernel();
@@ -71,7 +73,8 @@ template <typename Row> static __global__ void __launch_bounds__(BLOCK_MOST) nor
     }
 }
 
-template <typename Row> static __global__ void __launch_bounds__(BLOCK_MOST) residual(const __grid_constant__ epg__residual_args a)
+template <typename Row>
+static __global__ void __launch_bounds__(BLOCK_MOST) residual(const __grid_constant__ epg__residual_args a)
 {
     epg__await_earlier_kernels();
     epg__admit_next_kernel();
@@ -97,42 +100,45 @@ static __global__ void take_best(const __grid_constant__ epg__take_args a)
     }
 }
 
-static const void *const embeds[2][2] = {{(const void *)embed<float, float>, (const void *)embed<float, epg__bf16>},
-                                         {(const void *)embed<epg__bf16, float>, (const void *)embed<epg__bf16, epg__bf16>}};
+static const void *const embeds[2][2] = {
+    {(const void *)embed<float, float>, (const void *)embed<float, epg__bf16>},
+    {(const void *)embed<epg__bf16, float>, (const void *)embed<epg__bf16, epg__bf16>}};
 static const void *const norms[2] = {(const void *)norm<float>, (const void *)norm<epg__bf16>};
 static const void *const residuals[2] = {(const void *)residual<float>, (const void *)residual<epg__bf16>};
 
 /* One block for a row, as many at once as are worth having. */
-static epg__cuda_launch row_launch(const epg__moe_shape *shape, const void *kernel, const char *name, const epg__rows *rows)
+static epg__cuda_launch row_launch(const epg__moe_launch *shape, const void *kernel, const char *name,
+                                   const epg__rows *rows)
 {
     uint32_t threads = (rows->hidden / 8 + 31) / 32 * 32, most = shape->units * 8;
-    epg__cuda_launch launch = {kernel, name, {rows->bucket < most ? rows->bucket : most, 1, 1}, 0, 0, 0, shape->dependent};
+    uint32_t blocks = rows->bucket < most ? rows->bucket : most;
+    epg__cuda_launch launch = {kernel, name, {blocks, 1, 1}, 0, 0, 0, shape->dependent};
     launch.block = threads < BLOCK_MOST ? threads : BLOCK_MOST;
     return launch;
 }
 
-extern "C" epg_status epg__cuda_embed(epg_device *device, epg_stream stream, const epg__moe_shape *shape,
+extern "C" epg_status epg__cuda_embed(epg_device *device, epg_stream stream, const epg__moe_launch *shape,
                                       epg_dtype weight_type, const epg__embed_args *args)
 {
     epg__cuda_launch launch = row_launch(shape, embeds[args->rows.type][weight_type], "embedding", &args->rows);
     return epg__cuda_launch_kernel(device, stream, &launch, args);
 }
 
-extern "C" epg_status epg__cuda_norm(epg_device *device, epg_stream stream, const epg__moe_shape *shape,
+extern "C" epg_status epg__cuda_norm(epg_device *device, epg_stream stream, const epg__moe_launch *shape,
                                      const epg__norm_args *args)
 {
     epg__cuda_launch launch = row_launch(shape, norms[args->rows.type], "norm", &args->rows);
     return epg__cuda_launch_kernel(device, stream, &launch, args);
 }
 
-extern "C" epg_status epg__cuda_residual(epg_device *device, epg_stream stream, const epg__moe_shape *shape,
+extern "C" epg_status epg__cuda_residual(epg_device *device, epg_stream stream, const epg__moe_launch *shape,
                                          const epg__residual_args *args)
 {
     epg__cuda_launch launch = row_launch(shape, residuals[args->rows.type], "residual", &args->rows);
     return epg__cuda_launch_kernel(device, stream, &launch, args);
 }
 
-extern "C" epg_status epg__cuda_take_best(epg_device *device, epg_stream stream, const epg__moe_shape *shape,
+extern "C" epg_status epg__cuda_take_best(epg_device *device, epg_stream stream, const epg__moe_launch *shape,
                                           const epg__take_args *args)
 {
     epg__cuda_launch launch = {(const void *)take_best, "next ids", {(args->rows.bucket + 127) / 128, 1, 1}, 128, 0, 0,
@@ -142,10 +148,12 @@ extern "C" epg_status epg__cuda_take_best(epg_device *device, epg_stream stream,
 
 epg_status epg__gate_prepare(epg_device *device);
 
-extern "C" epg_status epg__moe_prepare(epg_device *device, epg__moe_shape *shape)
+extern "C" epg_status epg__moe_prepare(epg_device *device, epg__moe_launch *shape)
 {
-    const void *const kernels[] = {embeds[0][0], embeds[0][1], embeds[1][0], embeds[1][1], norms[0], norms[1], residuals[0],
-                                   residuals[1], (const void *)take_best};
+    const void *const kernels[] = {
+        embeds[0][0], embeds[0][1], embeds[1][0], embeds[1][1], norms[0],
+        norms[1],     residuals[0], residuals[1], (const void *)take_best,
+    };
     epg__cuda_limits limits;
     epg_status status = epg__cuda_get_limits(device, &limits);
     if (status != EPG_OK)

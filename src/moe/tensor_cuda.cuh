@@ -13,7 +13,12 @@
 
 #include <stdint.h>
 
-enum { EPG__TILE_THREADS = 128, EPG__TILE_CHUNK = 64, EPG__TILE_ROW_BYTES = EPG__TILE_CHUNK * 2, EPG__TILE_PIPE_BYTES = 96 * 1024 };
+enum {
+    EPG__TILE_THREADS = 128,
+    EPG__TILE_CHUNK = 64,
+    EPG__TILE_ROW_BYTES = EPG__TILE_CHUNK * 2,
+    EPG__TILE_PIPE_BYTES = 96 * 1024
+};
 
 /* MW x NW instructions of 16 x 8 per warp, and of the four warps MWARPS along the weights. */
 template <int MW, int NW, int MWARPS> struct epg__tile {
@@ -58,14 +63,16 @@ static __device__ inline uint64_t epg__operand(uint32_t address)
 #define EPG__REGS16 EPG__REGS8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define EPG__REGS32 EPG__REGS16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define EPG__REGS64 \
-    EPG__REGS32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, " \
-                "%52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+    EPG__REGS32 \
+        ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, " \
+        "%52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
 /* sums += weights * rows: 64 rows of weights, 16 of k. */
-#define EPG__WGMMA(n, regs, sums_list, a, b)                                                                       \
-    asm volatile("{ .reg .pred add; setp.eq.b32 add, 0, 0;\n"                                                      \
-                 "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" regs "}, " a ", " b ", add, 1, 1, 0, 0; }" \
-                 : sums_list                                                                                       \
+#define EPG__WGMMA(n, regs, sums_list, a, b) \
+    asm volatile("{ .reg .pred add; setp.eq.b32 add, 0, 0;\n" \
+                 "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" regs "}, " a ", " b \
+                 ", add, 1, 1, 0, 0; }" \
+                 : sums_list \
                  : "l"(weights), "l"(rows))
 
 template <int NW> static __device__ inline void epg__multiply(float sums[NW][4], uint64_t weights, uint64_t rows)
@@ -98,7 +105,8 @@ template <typename Tile> static __device__ inline void epg__hold(float sums[Tile
  * a barrier. */
 static __device__ inline void epg__tile_publish(void) { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-template <typename Tile> static __device__ inline void epg__tile_begin(uint32_t stage, float sums[Tile::mw][Tile::nw][4])
+template <typename Tile>
+static __device__ inline void epg__tile_begin(uint32_t stage, float sums[Tile::mw][Tile::nw][4])
 {
     static_assert(Tile::mwarps == 4, "the four warps share 64 rows of weights");
     epg__hold<Tile>(sums);
@@ -133,7 +141,10 @@ static __device__ inline void epg__load_4(uint32_t from, uint32_t out[4])
 }
 static __device__ inline void epg__load_2(uint32_t from, uint32_t out[2])
 {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(out[0]), "=r"(out[1]) : "r"(from) : "memory");
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(out[0]), "=r"(out[1])
+                 : "r"(from)
+                 : "memory");
 }
 
 static __device__ inline void epg__multiply(float sum[4], const uint32_t weights[4], const uint32_t rows[2])
@@ -149,7 +160,8 @@ static __device__ inline uint32_t epg__place(uint32_t stage, uint32_t row, uint3
     return stage + row * EPG__TILE_ROW_BYTES + (piece ^ row % 8) * 16;
 }
 
-template <typename Tile> static __device__ inline void epg__load_rows(uint32_t stage, uint32_t step, uint32_t rows[Tile::nw * 2])
+template <typename Tile>
+static __device__ inline void epg__load_rows(uint32_t stage, uint32_t step, uint32_t rows[Tile::nw * 2])
 {
     const uint32_t lane = threadIdx.x % 32, first = Tile::m + threadIdx.x / 32 / Tile::mwarps * Tile::nw * 8;
     if constexpr (Tile::nw == 1) {
@@ -157,13 +169,15 @@ template <typename Tile> static __device__ inline void epg__load_rows(uint32_t s
     } else {
 #pragma unroll
         for (int i = 0; i < Tile::nw / 2; i++)
-            epg__load_4(epg__place(stage, first + i * 16 + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2), rows + 4 * i);
+            epg__load_4(epg__place(stage, first + i * 16 + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2),
+                        rows + 4 * i);
     }
 }
 
 static __device__ inline void epg__tile_publish(void) {}
 
-template <typename Tile> static __device__ inline void epg__tile_begin(uint32_t stage, float sums[Tile::mw][Tile::nw][4])
+template <typename Tile>
+static __device__ inline void epg__tile_begin(uint32_t stage, float sums[Tile::mw][Tile::nw][4])
 {
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32 % Tile::mwarps;
 #pragma unroll
@@ -171,7 +185,8 @@ template <typename Tile> static __device__ inline void epg__tile_begin(uint32_t 
         uint32_t weights[Tile::mw][4], rows[Tile::nw * 2];
 #pragma unroll
         for (int i = 0; i < Tile::mw; i++)
-            epg__load_4(epg__place(stage, (i * Tile::mwarps + warp) * 16 + lane % 16, step * 2 + lane / 16), weights[i]);
+            epg__load_4(epg__place(stage, (i * Tile::mwarps + warp) * 16 + lane % 16, step * 2 + lane / 16),
+                        weights[i]);
         epg__load_rows<Tile>(stage, step, rows);
 #pragma unroll
         for (int i = 0; i < Tile::mw; i++)

@@ -80,9 +80,11 @@ static float *random_values(bed *b, epg_dtype type, size_t count, float scale, u
     return values;
 }
 
-static bed make_bed(uint32_t experts, uint32_t hidden, uint32_t inner, epg_dtype rows, epg_dtype weights, uint32_t capacity)
+static bed make_bed(uint32_t experts, uint32_t hidden, uint32_t inner, epg_dtype rows, epg_dtype weights,
+                    uint32_t capacity)
 {
-    bed b = {.o = {sizeof b.o, experts, hidden, inner, rows, weights}, .capacity = capacity, .source_rows = capacity + 13};
+    bed b = {
+        .o = {sizeof b.o, experts, hidden, inner, rows, weights}, .capacity = capacity, .source_rows = capacity + 13};
     size_t matrix = (size_t)hidden * inner * experts;
     OK(test_device_create(&b.device));
     OK(epg_stream_create(b.device, EPG_STREAM_NONBLOCKING, &b.stream));
@@ -103,7 +105,8 @@ static bed make_bed(uint32_t experts, uint32_t hidden, uint32_t inner, epg_dtype
 
 static void end_bed(bed *b)
 {
-    void *const memory[] = {b->d_gate_up, b->d_down, b->d_rows, b->d_out, b->d_workspace, b->d_index, b->d_offsets, b->d_counts};
+    void *const memory[] = {b->d_gate_up,   b->d_down,  b->d_rows,    b->d_out,
+                            b->d_workspace, b->d_index, b->d_offsets, b->d_counts};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         OK(epg_memory_free(b->device, EPG_MEMORY_DEVICE, memory[i]));
     free(b->gate_up);
@@ -194,7 +197,8 @@ static void expected_row(const bed *b, uint32_t expert, const float *row, double
 
 static double got(const bed *b, size_t i)
 {
-    return b->o.row_type == EPG_FLOAT32 ? (double)((const float *)b->out)[i] : (double)widened(((const uint16_t *)b->out)[i]);
+    return b->o.row_type == EPG_FLOAT32 ? (double)((const float *)b->out)[i]
+                                        : (double)widened(((const uint16_t *)b->out)[i]);
 }
 
 static int untouched(const bed *b, uint32_t p)
@@ -269,7 +273,8 @@ static void the_sums_are_right(void **state)
     (void)state;
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int mix = 0; mix < 8; mix++) {
-            bed b = make_bed(sizes[s].experts, sizes[s].hidden, sizes[s].inner, (epg_dtype)(mix & 1), (epg_dtype)(mix >> 1 & 1), 420);
+            bed b = make_bed(sizes[s].experts, sizes[s].hidden, sizes[s].inner, (epg_dtype)(mix & 1),
+                             (epg_dtype)(mix >> 1 & 1), 420);
             rows_at at = arrange(&b, sizes[s].counts, mix & 4 ? 8 : 1, mix >> 2 & 1, 5);
             run_once(&b, &at);
             compare(&b, &at);
@@ -292,7 +297,8 @@ static void check_bits(bed *b, const rows_at *at, char *alone, char *known)
                 memcpy(alone + place * bytes, b->out + p * bytes, bytes);
                 known[place] = 1;
             } else if (memcmp(alone + place * bytes, b->out + p * bytes, bytes)) {
-                fail_msg("expert %u, row %u at position %u of %u differs", e, at->index[p], p - at->offsets[e], at->counts[e]);
+                fail_msg("expert %u, row %u at position %u of %u differs", e, at->index[p], p - at->offsets[e],
+                         at->counts[e]);
             }
         }
 }

@@ -1,5 +1,5 @@
-/* MoE layers and steps on teams of the device under test: against the double-precision reference, in every layout and mode, and the same bits
- * whatever the batch, the mode, the bucket and whether the step was captured. */
+/* MoE layers and steps on teams of the device under test: against the double-precision reference, in every layout and
+ * mode, and the same bits whatever the batch, the mode, the bucket and whether the step was captured. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -99,10 +99,12 @@ static int run_all(uint32_t size, int (*body)(test_rank *self), plan *p)
 {
     if (test_device_serial() && size > 1)
         return 0;
-    return test_device_kind() == EPG_DEVICE_HOST ? run_ranks_both(size, 20000, body, p, 5) : run_ranks(size, 20000, body, p);
+    return test_device_kind() == EPG_DEVICE_HOST ? run_ranks_both(size, 20000, body, p, 5)
+                                                 : run_ranks(size, 20000, body, p);
 }
 
-static int states_against_reference(test_rank *self, const plan *p, const epg_model_buffers *b, uint32_t tokens, char *states)
+static int states_against_reference(test_rank *self, const plan *p, const epg_model_buffers *b, uint32_t tokens,
+                                    char *states)
 {
     size_t bytes = (p->shape.layers + (size_t)1) * MOST * row_bytes(p);
     RANK_CHECK(states != NULL, "memory");
@@ -177,8 +179,14 @@ static void test_reference(void **state)
 
 static void test_reference_bf16(void **state)
 {
-    static const struct { const char *preset; epg_tensor_type type; uint32_t ranks; } runs[] = {
-        {"tiny", EPG_TENSOR_F16, 2}, {"tiny", EPG_TENSOR_BF16, 1}, {"small", EPG_TENSOR_BF16, 2}, {"wide", EPG_TENSOR_BF16, 4}};
+    static const struct run {
+        const char *preset;
+        epg_tensor_type type;
+        uint32_t ranks;
+    } runs[] = {{"tiny", EPG_TENSOR_F16, 2},
+                {"tiny", EPG_TENSOR_BF16, 1},
+                {"small", EPG_TENSOR_BF16, 2},
+                {"wide", EPG_TENSOR_BF16, 4}};
     (void)state;
     for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
         plan p = {NULL, {0}, EPG_LAYOUT_CONTIGUOUS, EPG_BFLOAT16, EPG_MODE_AUTO, 2e-2};
@@ -192,7 +200,8 @@ static void test_reference_bf16(void **state)
 /* ---- the same bits ---- */
 
 /* One step; the ids are those of tokens first .. first+count-1 of a fixed sequence. */
-static int step(test_rank *self, epg_model *model, const plan *p, const epg_model_step_args *args, uint32_t first, uint32_t count)
+static int step(test_rank *self, epg_model *model, const plan *p, const epg_model_step_args *args, uint32_t first,
+                uint32_t count)
 {
     epg_model_buffers b = EPG_MODEL_BUFFERS_INIT;
     int32_t ids[MOST];
@@ -246,9 +255,10 @@ static int batch_body(test_rank *self)
         args.mode = first % 3 ? EPG_MODE_LL : EPG_MODE_HT;
         if (step(self, model, p, &args, first, count) || get_result(self, p, &b, &now))
             return 1;
-        RANK_CHECK(memcmp(now.hidden, all.hidden + first * bytes, count * bytes) == 0, "token %u of %u differs from its batch",
-                   first, count);
-        RANK_CHECK(memcmp(now.next, all.next + first, count * sizeof *now.next) == 0, "token %u: another next id", first);
+        RANK_CHECK(memcmp(now.hidden, all.hidden + first * bytes, count * bytes) == 0,
+                   "token %u of %u differs from its batch", first, count);
+        RANK_CHECK(memcmp(now.next, all.next + first, count * sizeof *now.next) == 0, "token %u: another next id",
+                   first);
     }
     free(all.hidden);
     free(now.hidden);
@@ -305,7 +315,8 @@ static int capture_body(test_rank *self)
         if (get_result(self, p, &b, &now))
             return 1;
         RANK_CHECK(memcmp(eager.hidden, now.hidden, count * bytes) == 0, "replay with %u tokens differs", count);
-        RANK_CHECK(memcmp(eager.next, now.next, count * sizeof *now.next) == 0, "replay with %u tokens: other ids", count);
+        RANK_CHECK(memcmp(eager.next, now.next, count * sizeof *now.next) == 0, "replay with %u tokens: other ids",
+                   count);
         RANK_CHECK(count == 8 || now.hidden[count * bytes] == 0x5A, "row %u beyond the tokens was written", count);
     }
     const int32_t bad_ones[3] = {-1, (int32_t)p->shape.vocab, 0};
@@ -346,7 +357,8 @@ typedef struct echo {
     uint32_t calls, layers;     /* bits of the layers it was called for */
 } echo;
 
-static epg_status answer(void *ctx, uint32_t layer, const epg_dispatch_view *view, epg_stream stream, const void **expert_rows)
+static epg_status answer(void *ctx, uint32_t layer, const epg_dispatch_view *view, epg_stream stream,
+                         const void **expert_rows)
 {
     echo *e = ctx;
     (void)stream;
@@ -430,7 +442,8 @@ static int mismatch_body(test_rank *self)
     args.lane = 1;
     RANK_CHECK(epg_model_step(model, &args) == EPG_ERR_INVALID && strstr(epg_message(), "lane is 1"), "lane");
     args.lane = 0;
-    RANK_CHECK(epg_model_layer(model, 2, NULL, row, row, &args) == EPG_ERR_INVALID && strstr(epg_message(), "2 of 2"), "layer");
+    RANK_CHECK(epg_model_layer(model, 2, NULL, row, row, &args) == EPG_ERR_INVALID && strstr(epg_message(), "2 of 2"),
+               "layer");
     epg_model_destroy(model);
     epg_group_destroy(group);
     return 0;
@@ -458,7 +471,8 @@ static int memory_body(test_rank *self)
         oom_fail_at(nth);
         status = epg_model_create(group, p->checkpoint, NULL, &model);
         int delivered = oom_stop();
-        RANK_CHECK(status == (delivered ? EPG_ERR_NO_MEMORY : EPG_OK), "allocation %ld: %s", nth, epg_status_name(status));
+        RANK_CHECK(status == (delivered ? EPG_ERR_NO_MEMORY : EPG_OK), "allocation %ld: %s", nth,
+                   epg_status_name(status));
         epg_model_destroy(model);
         RANK_CHECK(oom_tracked() == 0, "allocation %ld: %ld blocks left", nth, oom_tracked());
     }

@@ -19,7 +19,7 @@ enum { TOKENS = 37, MOST = 40, PATTERN = 0x5A };
 typedef struct fixture {
     epg_device *device;
     epg_stream stream;
-    epg__moe_shape shape;
+    epg__moe_launch shape;
     void *memory[16];       /* freed at the end */
     int count;
 } fixture;
@@ -83,7 +83,8 @@ static void put(fixture *f, values *v)
             halves[i] = 0x7FC0;
         v->host[i] = widened(halves[i]);
     }
-    OK(epg_memcpy(f->device, v->device, v->type == EPG_FLOAT32 ? (void *)v->host : (void *)halves, v->count * width(v->type)));
+    OK(epg_memcpy(f->device, v->device, v->type == EPG_FLOAT32 ? (void *)v->host : (void *)halves,
+                  v->count * width(v->type)));
     free(halves);
 }
 
@@ -149,7 +150,8 @@ static void check_rest(const values *v, uint32_t hidden)
 
 static void norm_is_right(fixture *f, epg_dtype type, uint32_t hidden)
 {
-    values in = make(f, type, (size_t)MOST * hidden, 1), weight = make(f, EPG_FLOAT32, hidden, 2), out = make_out(f, type, in.count);
+    values in = make(f, type, (size_t)MOST * hidden, 1), weight = make(f, EPG_FLOAT32, hidden, 2),
+           out = make_out(f, type, in.count);
     epg__norm_args args = {{device_count(f, TOKENS), MOST, hidden, type}, in.device, weight.device, 1e-6f, out.device};
     OK(epg__cuda_norm(f->device, f->stream, &f->shape, &args));
     get(f, &out);
@@ -158,7 +160,8 @@ static void norm_is_right(fixture *f, epg_dtype type, uint32_t hidden)
         for (uint32_t i = 0; i < hidden; i++)
             squares += (double)in.host[t * hidden + i] * (double)in.host[t * hidden + i];
         for (uint32_t i = 0; i < hidden; i++)
-            check(&out, t * hidden + i, (double)in.host[t * hidden + i] / sqrt(squares / hidden + 1e-6) * (double)weight.host[i]);
+            check(&out, t * hidden + i,
+                  (double)in.host[t * hidden + i] / sqrt(squares / hidden + 1e-6) * (double)weight.host[i]);
     }
     check_rest(&out, hidden);
     free(in.host), free(weight.host), free(out.host);
@@ -176,7 +179,8 @@ static void residuals(void **state)
     fixture *f = *state;
     for (int t = 0; t < 2; t++) {
         epg_dtype type = (epg_dtype)t;
-        values in = make(f, type, (size_t)MOST * 200, 1), add = make(f, type, in.count, 2), out = make_out(f, type, in.count);
+        values in = make(f, type, (size_t)MOST * 200, 1), add = make(f, type, in.count, 2),
+               out = make_out(f, type, in.count);
         epg__residual_args args = {{device_count(f, TOKENS), MOST, 200, type}, in.device, add.device, out.device};
         OK(epg__cuda_residual(f->device, f->stream, &f->shape, &args));
         get(f, &out);
@@ -193,20 +197,23 @@ static void embeddings(void **state)
     fixture *f = *state;
     int32_t ids[MOST];
     uint32_t bad = 0;
-    values table = make(f, EPG_BFLOAT16, (size_t)VOCAB * HIDDEN, 1), out = make_out(f, EPG_FLOAT32, (size_t)MOST * HIDDEN);
+    values table = make(f, EPG_BFLOAT16, (size_t)VOCAB * HIDDEN, 1),
+           out = make_out(f, EPG_FLOAT32, (size_t)MOST * HIDDEN);
     int32_t *d_ids = device_memory(f, sizeof ids);
     uint32_t *d_bad = device_memory(f, sizeof bad);
     for (int t = 0; t < MOST; t++)
         ids[t] = t == 3 ? -1 : t == 5 ? VOCAB : (t * 7) % VOCAB;
     OK(epg_memcpy(f->device, d_ids, ids, sizeof ids));
-    epg__embed_args args = {{device_count(f, TOKENS), MOST, HIDDEN, EPG_FLOAT32}, d_ids, d_bad, VOCAB, table.device, out.device};
+    epg__embed_args args = {
+        {device_count(f, TOKENS), MOST, HIDDEN, EPG_FLOAT32}, d_ids, d_bad, VOCAB, table.device, out.device};
     OK(epg__cuda_embed(f->device, f->stream, &f->shape, EPG_BFLOAT16, &args));
     get(f, &out);
     OK(epg_memcpy(f->device, &bad, d_bad, sizeof bad));
     assert_int_equal(bad, 2);
     for (int t = 0; t < TOKENS; t++)
         for (int i = 0; i < HIDDEN; i++)
-            assert_true(out.host[t * HIDDEN + i] == table.host[(ids[t] < 0 || ids[t] >= VOCAB ? 0 : ids[t]) * HIDDEN + i]);
+            assert_true(out.host[t * HIDDEN + i] ==
+                        table.host[(ids[t] < 0 || ids[t] >= VOCAB ? 0 : ids[t]) * HIDDEN + i]);
     check_rest(&out, HIDDEN);
     free(table.host), free(out.host);
 }
@@ -229,8 +236,16 @@ typedef struct gate_bed {
 /* Of `tokens` rows from row `first` on. */
 static void run_gate(fixture *f, gate_bed *g, uint32_t first, uint32_t tokens, int renormalise, choice *c)
 {
-    epg__gate_args args = {{NULL, tokens, g->hidden, g->rows.type}, NULL, g->router.device, g->experts, g->topk, MOST, renormalise,
-                           g->scratch, g->ids, g->weights};
+    epg__gate_args args = {{NULL, tokens, g->hidden, g->rows.type},
+                           NULL,
+                           g->router.device,
+                           g->experts,
+                           g->topk,
+                           MOST,
+                           renormalise,
+                           g->scratch,
+                           g->ids,
+                           g->weights};
     args.in = (char *)g->rows.device + (size_t)first * g->hidden * width(g->rows.type);
     OK(epg_memset(f->device, g->ids, 0xEE, sizeof c->ids));
     OK(epg__cuda_gate(f->device, f->stream, &f->shape, g->router.type, &args));
@@ -239,7 +254,8 @@ static void run_gate(fixture *f, gate_bed *g, uint32_t first, uint32_t tokens, i
     OK(epg_memcpy(f->device, c->weights, g->weights, sizeof c->weights));
 }
 
-static gate_bed make_gate(fixture *f, uint32_t hidden, uint32_t experts, uint32_t topk, epg_dtype rows, epg_dtype weights)
+static gate_bed make_gate(fixture *f, uint32_t hidden, uint32_t experts, uint32_t topk, epg_dtype rows,
+                          epg_dtype weights)
 {
     gate_bed g = {hidden, experts, topk, {0}, {0}, NULL, NULL, NULL};
     g.rows = make(f, rows, (size_t)MOST * hidden, 11);
@@ -286,7 +302,8 @@ static void check_choice(const gate_bed *g, const choice *c, uint32_t token, int
     free(p);
 }
 
-static void gate_is_right(fixture *f, uint32_t hidden, uint32_t experts, uint32_t topk, epg_dtype rows, epg_dtype weights)
+static void gate_is_right(fixture *f, uint32_t hidden, uint32_t experts, uint32_t topk, epg_dtype rows,
+                          epg_dtype weights)
 {
     choice *all = malloc(sizeof *all), *one = malloc(sizeof *one);
     gate_bed g = make_gate(f, hidden, experts, topk, rows, weights);
@@ -319,7 +336,8 @@ static void gates_with_ties_and_without_numbers(void **state)
     gate_bed g = make_gate(f, HIDDEN, EXPERTS, TOPK, EPG_FLOAT32, EPG_FLOAT32);
     assert_non_null(c);
     for (int i = 0; i < HIDDEN; i++) {
-        g.router.host[3 * HIDDEN + i] = g.router.host[40 * HIDDEN + i] = g.router.host[41 * HIDDEN + i] = 3 * g.rows.host[i];
+        g.router.host[3 * HIDDEN + i] = g.router.host[40 * HIDDEN + i] = g.router.host[41 * HIDDEN + i] =
+            3 * g.rows.host[i];
         g.rows.host[HIDDEN + i] = NAN;
     }
     put(f, &g.rows);
@@ -360,10 +378,17 @@ static void head_is_right(fixture *f, epg_dtype type, uint32_t hidden, uint32_t 
         rows.host[4 * hidden + i] = 4 * head.host[2 * hidden + i], rows.host[5 * hidden + i] = 0;
     put(f, &head);
     put(f, &rows);
-    OK(type == EPG_FLOAT32 ? epg__product_plain(f->device, type, type, &kernels) : epg__product_mma(f->device, 1, &kernels));
+    OK(type == EPG_FLOAT32 ? epg__product_plain(f->device, type, type, &kernels)
+                           : epg__product_mma(f->device, 1, &kernels));
     for (uint32_t tokens = 1; tokens <= TOKENS; tokens += 6) { /* the second finds what the first left */
-        epg__product product = {.rows = rows.device, .counts = device_count(f, tokens), .limit = MOST, .groups = 1, .m = vocab,
-                                .k = hidden, .weights = head.device, .best = best};
+        epg__product product = {.rows = rows.device,
+                                .counts = device_count(f, tokens),
+                                .limit = MOST,
+                                .groups = 1,
+                                .m = vocab,
+                                .k = hidden,
+                                .weights = head.device,
+                                .best = best};
         epg__take_args take = {{product.counts, MOST, hidden, type}, best, d_next};
         OK(epg_memset(f->device, d_next, PATTERN, sizeof next));
         OK(kernels.launch(f->device, f->stream, &kernels, EPG__PRODUCT_BEST, &product));

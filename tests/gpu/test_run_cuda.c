@@ -15,8 +15,9 @@ static void checks_hold(void **state, const char *arguments)
     char command[256];
     snprintf(command, sizeof command, "run --device cuda --model @/model --requests 16 --check %s", arguments);
     outcome o = run(state, command);
-    if (o.code != 0 || !strstr(o.text, "ok    replay gives the same bits") || !strstr(o.text, "ok    mixed gives the same bits") ||
-        !strstr(o.text, "ok    serial oracle") || !strstr(o.text, "on cuda 0: "))
+    if (o.code != 0 || !strstr(o.text, "ok    replay gives the same bits") ||
+        !strstr(o.text, "ok    mixed gives the same bits") || !strstr(o.text, "ok    serial oracle") ||
+        !strstr(o.text, "on cuda 0: "))
         fail_msg("epgraph %s: exit code %d\n%s", command, o.code, o.text);
 }
 
@@ -39,13 +40,16 @@ static void float32_on_four_ranks(void **state)
 /* Rows are bf16, weights float32 on the device; no width suits a tile. */
 static void f16_and_odd_widths(void **state)
 {
-    expect(state, "model @/model --layers 3 --hidden 72 --intermediate 20 --experts 12 --topk 3 --vocab 99 --type f16", 0, NULL);
+    expect(state, "model @/model --layers 3 --hidden 72 --intermediate 20 --experts 12 --topk 3 --vocab 99 --type f16",
+           0, NULL);
     checks_hold(state, "--ranks 3");
 }
 
 static void odd_widths_on_tensor_cores(void **state)
 {
-    expect(state, "model @/model --layers 2 --hidden 328 --intermediate 136 --experts 6 --topk 2 --vocab 1001 --type bf16", 0, NULL);
+    expect(state,
+           "model @/model --layers 2 --hidden 328 --intermediate 136 --experts 6 --topk 2 --vocab 1001 --type bf16", 0,
+           NULL);
     checks_hold(state, "--ranks 2");
 }
 
