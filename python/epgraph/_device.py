@@ -4,12 +4,14 @@ from __future__ import annotations
 import ctypes as c
 import threading
 import weakref
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 from . import _abi
 from ._library import NOT_READY, OK, Error, lib
 
 KINDS = {"host": 0, "cuda": 1}
+RELAXED = 2     # EPG_CAPTURE_RELAXED
 HOST_FUNCTION = c.CFUNCTYPE(None, c.c_void_p)
 
 
@@ -135,6 +137,18 @@ class Device(Handle):
     def synchronize(self) -> None:
         """Waits for all work of all streams. Error: 900 while any stream captures, which ends every capture."""
         lib.epg_device_synchronize(self.raw)
+
+    @contextmanager
+    def _relaxed(self) -> Iterator[None]:
+        """For calls that may wait for work, or take its memory: a capture, of this thread or of any, would be ended by
+        them, were this thread's capture mode not relaxed. The caller knows that they concern nothing that is captured.
+        """
+        mode = c.c_int(RELAXED)
+        lib.epg_capture_mode_exchange(self.raw, c.byref(mode))
+        try:
+            yield
+        finally:
+            lib.epg_capture_mode_exchange(self.raw, c.byref(mode))
 
     def memory_info(self) -> Tuple[int, int]:
         """Bytes that can still be allocated, and bytes there are."""

@@ -56,7 +56,8 @@ class Experts(Handle):
 
     def _destroy(self, raw: int) -> None:
         self._used.wait()
-        lib.epg_experts_destroy(raw)
+        with self.device._relaxed():
+            lib.epg_experts_destroy(raw)
         self._workspaces.clear()
 
     def workspace_bytes(self, row_capacity: int) -> int:

@@ -76,14 +76,18 @@ class UsedStreams:
 
     def wait(self) -> None:
         """For the work of all of them that are still open and do not capture."""
-        for handle, stream in self.streams.items():
-            if self.device.closed or (isinstance(stream, Stream) and stream.closed):
-                continue
-            status, number = c.c_int(), c.c_uint64()
-            try:
-                lib.epg_capture_query(self.device.raw, handle, c.byref(status), c.byref(number))
-                if status.value == 0:
-                    lib.epg_stream_synchronize(self.device.raw, handle)
-            except Error:   # of earlier work; whoever waits for it next is told
-                pass
-        self.streams.clear()
+        streams, self.streams = self.streams, {}
+        if streams and not self.device.closed:
+            with self.device._relaxed():
+                for handle, stream in streams.items():
+                    if not (isinstance(stream, Stream) and stream.closed):
+                        self._wait_for(handle)
+
+    def _wait_for(self, handle: int) -> None:
+        status, number = c.c_int(), c.c_uint64()
+        try:
+            lib.epg_capture_query(self.device.raw, handle, c.byref(status), c.byref(number))
+            if status.value == 0:
+                lib.epg_stream_synchronize(self.device.raw, handle)
+        except Error:   # of earlier work; whoever waits for it next is told
+            pass

@@ -101,7 +101,8 @@ class DeviceMemory:
     def __init__(self, device: Device, size: int) -> None:
         self.device, self.address = device, 0
         raw = c.c_void_p()
-        lib.epg_memory_alloc(device.raw, 0, max(1, size), c.byref(raw))
+        with device._relaxed():
+            lib.epg_memory_alloc(device.raw, 0, max(1, size), c.byref(raw))
         self.address = raw.value or 0
         device._dependents += 1
 
@@ -109,7 +110,8 @@ class DeviceMemory:
         try:
             if self.address:
                 if not self.device.closed:
-                    lib.epg_memory_free(self.device.raw, 0, self.address)
+                    with self.device._relaxed():
+                        lib.epg_memory_free(self.device.raw, 0, self.address)
                 self.address = 0
                 self.device._release()
         except Exception:  # at the interpreter's end there may be nothing left to free it with

@@ -130,7 +130,8 @@ class Group(Handle):
     def _destroy(self, raw: int) -> None:
         self._used.wait()   # the group's memory is in use until then
         self._outputs.clear()
-        lib.epg_group_destroy(raw)
+        with self.device._relaxed():
+            lib.epg_group_destroy(raw)
 
     def _use(self, stream: Any) -> int:
         """The handle of a stream that is used from now on."""
@@ -347,7 +348,8 @@ class Group(Handle):
         if made and written.address:
             size = bucket * self.hidden * ITEM_BYTES[self._kind]
             lib.epg_memset_async(self.device.raw, written.address, 0, size, handle)
-        return out, written.address
+        # An empty tensor of PyTorch's is nowhere, and C wants some address.
+        return out, written.address or self.view(lane)._raw.rows
 
     def abandon(self, *, stream: Any, lane: int = 0) -> None:
         """Ends a pair that was broken between dispatch and combine: peers go on, and tokens that wanted this rank's

@@ -7,15 +7,11 @@ not overlap, and nothing goes back before the runner's graphs are gone.
 """
 from __future__ import annotations
 
-import ctypes as c
 import sys
 from contextlib import ExitStack, contextmanager
 from typing import Any, Iterator, Tuple
 
 from ._device import Device
-from ._library import lib
-
-RELAXED = 2     # EPG_CAPTURE_RELAXED
 
 
 def _torch_call(name: str, *older: str) -> Any:
@@ -69,12 +65,9 @@ class _Cupy:
         self.device, self.pool = device, None  # type: Device, Any
 
     def _more(self, size: int) -> Any:
-        memory, mode = sys.modules["cupy"].cuda, c.c_int(RELAXED)
-        lib.epg_capture_mode_exchange(self.device.raw, c.byref(mode))
-        try:
+        memory = sys.modules["cupy"].cuda
+        with self.device._relaxed():
             return memory.MemoryPointer(memory.Memory(size), 0)
-        finally:
-            lib.epg_capture_mode_exchange(self.device.raw, c.byref(mode))
 
     @contextmanager
     def __call__(self) -> Iterator[None]:

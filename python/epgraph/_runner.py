@@ -253,7 +253,8 @@ class Runner(Handle):
         self._object = None
         for stream in self._streams:
             stream._others.discard(self._failures)
-        lib.epg_runner_destroy(raw)
+        with self.device._relaxed():
+            lib.epg_runner_destroy(raw)
         self._held.clear()
         self._pools.drop()
         for user in (*self._streams, *self.groups, *([self._scopes] if self._scopes else [])):
