@@ -12,7 +12,7 @@ typedef struct waits_kernels {
     const void *hold;          /* (const volatile uint32_t *go, uint64_t ns): until *go, at most ns */
     const void *touch;         /* these (uint32_t *word): a store */
     const void *prepared, *unprepared;
-    const void *frame, *larger_frame; /* with 4 and 64 KiB of local memory a thread */
+    const void *little_frame, *frame, *larger_frame; /* with 64 bytes, 4 and 64 KiB of local memory a thread */
 } waits_kernels;
 extern const waits_kernels waits_kernel;
 
