@@ -223,7 +223,7 @@ static epg_status weigh(bench_rank *rank, step_rank *r, uint64_t *bytes)
 {
     const bench_run *run = r->job->run;
     const epg_moe_shape *shape = &run->weights->shape;
-    int wide = run->info.kind == EPG_DEVICE_HOST || epg_checkpoint_type(run->weights->checkpoint) == EPG_TENSOR_F32;
+    int wide = run->info.kind == EPG_DEVICE_HOST || epg_checkpoint_type(run->weights->checkpoint) != EPG_TENSOR_BF16;
     uint64_t experts = 0, layers = run->options->layers, row = (uint64_t)shape->hidden * (wide ? 4 : 2);
     for (uint32_t i = 0; i < layers; i++) {
         TRY(enqueue_layer(r, i, r->job->what->tokens, rank->stream));

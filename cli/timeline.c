@@ -4,6 +4,7 @@
  * offset measured when the device was created; timestamps of the stream's row are the GPU's own, and the two run apart
  * by some microseconds per second. So rank 0 compares them at its begin and its end, and the writer goes from one to
  * the other along the line between. On the host device there is one clock. */
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include "timeline_int.h"
@@ -199,8 +200,7 @@ epg_status timeline_mark(void *ctx, uint32_t layer, epg_model_phase phase, epg_s
 {
     timeline_rank *self = ctx;
     uint32_t slot = FIRST_MARK + self->marks;
-    if (slot + 1 >= self->slots)
-        return EPG_ERR_OVERFLOW;
+    assert(slot + 1 < self->slots); /* EPG_MODEL_MARKS a step */
     self->marks++;
     self->places[slot] = (timeline_place){layer, phase};
     return epg_timestamp_async(self->line->device, &self->device_stamps[slot], stream);

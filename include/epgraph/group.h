@@ -104,11 +104,13 @@ typedef struct epg_group_options {
      EPG_SCALES_ROW_MAJOR, 0, 0}
 #define EPG_ROW_BYTES_MAX (1u << 22)
 
-/* Collective over the team. Not during capture. The group keeps the team; destroy the group first. */
+/* Collective over the team. Not during capture. The group keeps the team; destroy the group first. EPG_ERR_UNSUPPORTED
+ * where ranks times lanes are more than one GPU can let wait for one another (127 on an H200). */
 EPG_API epg_status epg_group_create(epg_team *team, const epg_group_options *options, epg_group **group);
 
 /* Not collective. The streams that ran its operations must be idle; a peer that is still inside a pair with this rank
- * is not harmed. */
+ * is not harmed. On the CUDA device it frees memory, which waits for kernels of every stream: where a peer on the same
+ * GPU is inside a pair, until that has ended or timed out. */
 EPG_API void epg_group_destroy(epg_group *group);
 
 /* The options in force (defaults filled in). */

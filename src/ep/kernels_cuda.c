@@ -124,11 +124,25 @@ static epg_status make_lane(epg_group *g, state *s, uint32_t number)
     return EPG_OK;
 }
 
+/* Blocks that wait for other ranks, one for each rank and lane of a device, must leave room for those that they wait
+ * for: the largest fills a multiprocessor, and a GPU runs no more than 128 grids at once. */
+static epg_status check_room(const epg_group *g, const epg__cuda_limits *limits)
+{
+    enum { MOST_GRIDS = 128 };
+    uint32_t room = limits->units < MOST_GRIDS ? limits->units : MOST_GRIDS;
+    uint64_t waiting = (uint64_t)g->wire.geometry.ranks * g->options.lanes;
+    if (waiting < room)
+        return EPG_OK;
+    return epg__fail(EPG_ERR_UNSUPPORTED, "%u ranks with %u lanes on one GPU: the kernels that wait for one another could "
+                     "fill it; ranks times lanes must be below %u here", g->wire.geometry.ranks, g->options.lanes, room);
+}
+
 static epg_status prepare(epg_group *g, state *s)
 {
     epg__cuda_limits limits;
     void *memory;
     EPG_TRY(epg__cuda_get_limits(g->device, &limits));
+    EPG_TRY(check_room(g, &limits));
     s->shape = (epg__cuda_shape){limits.units, limits.compute >= 90};
     EPG_TRY(epg__cuda_send_prepare(g->device));
     EPG_TRY(epg__cuda_recv_prepare(g->device));
@@ -268,32 +282,42 @@ static epg_status combine_recv(epg_group *g, uint32_t lane, int is_void, void *o
 }
 
 /* The short way, for one rank in low-latency mode. */
-static epg_status dispatch(epg_group *g, const epg_dispatch_args *user, epg_mode mode, epg_stream stream)
+static epg_status dispatch(epg_group *g, const epg_dispatch_args *user, epg_mode mode, epg_stream stream, int *halves)
 {
     const state *s = g->kernels_state;
     epg__cuda_params params = params_for(g, user->lane);
     if (mode == EPG_MODE_LL && epg__cuda_local_dispatch_fits(&params.lane, user->bucket)) {
         EPG_TRY(check_input(g, user));
         params.user = *user;
-        return epg__cuda_local_dispatch(g->device, stream, &s->shape, &params);
+        EPG_TRY(epg__cuda_local_dispatch(g->device, stream, &s->shape, &params));
+    } else {
+        EPG_TRY(dispatch_send(g, user, 0, mode, stream));
+        *halves = 1;
+        EPG_TRY(dispatch_recv(g, user->lane, 0, stream));
     }
-    EPG_TRY(dispatch_send(g, user, 0, mode, stream));
-    return dispatch_recv(g, user->lane, 0, stream);
+    *halves = 2;
+    return EPG_OK;
 }
 
-static epg_status combine(epg_group *g, uint32_t lane, const void *expert_rows, void *out, epg_stream stream)
+/* Both addresses are looked at before anything is enqueued. */
+static epg_status combine(epg_group *g, uint32_t lane, const void *expert_rows, void *out, epg_stream stream,
+                          int *halves)
 {
     const state *s = g->kernels_state;
     epg__cuda_params params = params_for(g, lane);
+    EPG_TRY(check_rows("expert_rows", expert_rows));
+    EPG_TRY(check_rows("out", out));
     if (g->wire.geometry.ranks == 1 && g->order[lane].mode == EPG_MODE_LL) {
-        EPG_TRY(check_rows("expert_rows", expert_rows));
-        EPG_TRY(check_rows("out", out));
         params.expert_rows = expert_rows;
         params.out = out;
-        return epg__cuda_local_combine(g->device, stream, &s->shape, &params);
+        EPG_TRY(epg__cuda_local_combine(g->device, stream, &s->shape, &params));
+    } else {
+        EPG_TRY(combine_send(g, lane, 0, expert_rows, stream));
+        *halves = 1;
+        EPG_TRY(combine_recv(g, lane, 0, out, stream));
     }
-    EPG_TRY(combine_send(g, lane, 0, expert_rows, stream));
-    return combine_recv(g, lane, 0, out, stream);
+    *halves = 2;
+    return EPG_OK;
 }
 
 static epg_status rehearse(epg_group *g, int on, epg_stream stream)

@@ -79,16 +79,23 @@ static epg_status combine_recv(epg_group *g, uint32_t lane, int is_void, void *o
     return half(g, lane, EPG_OP_COMBINE_RECV, is_void, NULL, out, stream);
 }
 
-static epg_status dispatch(epg_group *g, const epg_dispatch_args *user, epg_mode mode, epg_stream stream)
+static epg_status dispatch(epg_group *g, const epg_dispatch_args *user, epg_mode mode, epg_stream stream, int *halves)
 {
     EPG_TRY(dispatch_send(g, user, 0, mode, stream));
-    return dispatch_recv(g, user->lane, 0, stream);
+    *halves = 1;
+    EPG_TRY(dispatch_recv(g, user->lane, 0, stream));
+    *halves = 2;
+    return EPG_OK;
 }
 
-static epg_status combine(epg_group *g, uint32_t lane, const void *expert_rows, void *out, epg_stream stream)
+static epg_status combine(epg_group *g, uint32_t lane, const void *expert_rows, void *out, epg_stream stream,
+                          int *halves)
 {
     EPG_TRY(combine_send(g, lane, 0, expert_rows, stream));
-    return combine_recv(g, lane, 0, out, stream);
+    *halves = 1;
+    EPG_TRY(combine_recv(g, lane, 0, out, stream));
+    *halves = 2;
+    return EPG_OK;
 }
 
 /* ---- joining again ---- */

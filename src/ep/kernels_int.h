@@ -26,9 +26,11 @@ typedef struct epg__kernels {
     epg_status (*combine_send)(epg_group *g, uint32_t lane, int is_void, const void *expert_rows, epg_stream stream);
     epg_status (*combine_recv)(epg_group *g, uint32_t lane, int is_void, void *out, epg_stream stream);
 
-    /* Both halves of one, where that is shorter than one after the other. */
-    epg_status (*dispatch)(epg_group *g, const epg_dispatch_args *user, epg_mode mode, epg_stream stream);
-    epg_status (*combine)(epg_group *g, uint32_t lane, const void *expert_rows, void *out, epg_stream stream);
+    /* Both halves of one, where that is shorter than one after the other. *halves counts those that were enqueued, also
+     * where the call fails. */
+    epg_status (*dispatch)(epg_group *g, const epg_dispatch_args *user, epg_mode mode, epg_stream stream, int *halves);
+    epg_status (*combine)(epg_group *g, uint32_t lane, const void *expert_rows, void *out, epg_stream stream,
+                          int *halves);
 
     epg_status (*rehearse)(epg_group *g, int on, epg_stream stream);
 

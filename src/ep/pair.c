@@ -211,9 +211,12 @@ epg_status epg_dispatch(epg_group *group, const epg_dispatch_args *args, epg_dis
     EPG_TRY(check_capture(group, args->lane, EPG_OP_DISPATCH_SEND, capture));
     open_pair(group, args);
     range_begin(group, EPG__RANGE_DISPATCH);
-    EPG_TRY(range_end(group, group->kernels->dispatch(group, args, group->order[args->lane].mode, stream)));
-    advance(group, args->lane, EPG_OP_DISPATCH_SEND, capture);
-    advance(group, args->lane, EPG_OP_DISPATCH_RECV, capture);
+    int halves = 0;
+    epg_mode mode = group->order[args->lane].mode;
+    epg_status status = range_end(group, group->kernels->dispatch(group, args, mode, stream, &halves));
+    for (int i = 0; i < halves; i++) /* of one that failed between its halves, too */
+        advance(group, args->lane, EPG_OP_DISPATCH_SEND + i, capture);
+    EPG_TRY(status);
     fill_view(&group->lanes[args->lane], view);
     return EPG_OK;
 }
@@ -226,10 +229,11 @@ epg_status epg_combine(epg_group *group, uint32_t lane, const void *expert_rows,
     uint64_t capture = epg__group_capture_of(group, stream);
     EPG_TRY(check_capture(group, lane, EPG_OP_COMBINE_SEND, capture));
     range_begin(group, EPG__RANGE_COMBINE);
-    EPG_TRY(range_end(group, group->kernels->combine(group, lane, expert_rows, out, stream)));
-    advance(group, lane, EPG_OP_COMBINE_SEND, capture);
-    advance(group, lane, EPG_OP_COMBINE_RECV, capture);
-    return EPG_OK;
+    int halves = 0;
+    epg_status status = range_end(group, group->kernels->combine(group, lane, expert_rows, out, stream, &halves));
+    for (int i = 0; i < halves; i++)
+        advance(group, lane, EPG_OP_COMBINE_SEND + i, capture);
+    return status;
 }
 
 epg_status epg_group_view(epg_group *group, uint32_t lane, epg_dispatch_view *view)

@@ -2,9 +2,9 @@
  *
  * Only kernels of one block wait (dispatch recv and combine recv begin with one), and everything else in a lane is
  * behind it in its stream. So the waits of R ranks on one GPU hold R blocks, one for each lane in flight, and any
- * kernel that they wait for finds room as long as those blocks do not fill the device by themselves: a multiprocessor
- * holds two of the largest (1024 threads), an H200 has 132 multiprocessors. No grid ever waits for another grid of its
- * own size, so none needs to be resident whole.
+ * kernel that they wait for finds room as long as those blocks do not fill the device by themselves: the largest (1024
+ * threads of 64 registers) fills a multiprocessor, and kernels_cuda.c refuses a group whose ranks and lanes could take
+ * them all. No grid ever waits for another grid of its own size, so none needs to be resident whole.
  *
  * A signal that is nearly there is polled for by one thread per source. What has not come by then is waited for as on
  * the host, one source after the other, with a deadline. */

@@ -40,20 +40,24 @@ static void region_drop(epg_device *device, void *memory)
         epg_memory_free(device, EPG_MEMORY_DEVICE, memory);
 }
 
-static void symmetric_drop(epg__world *w, epg__symmetric *gone)
+/* With the lock held. */
+static void symmetric_unlink(epg__world *w, const epg__symmetric *gone)
 {
-    for (epg__symmetric **link = &w->symmetrics; *link; link = &(*link)->next) {
-        if (*link != gone)
-            continue;
-        *link = gone->next;
-        for (uint32_t r = 0; r < w->size; r++) {
-            if (w->simulator && gone->shares[r].base)
-                w->simulator->ops->forget(w->simulator, gone->shares[r].base, gone->bytes);
-            region_drop(gone->device, gone->shares[r].base);
-        }
-        free(gone);
-        return;
+    epg__symmetric **link = &w->symmetrics;
+    while (*link != gone)
+        link = &(*link)->next;
+    *link = gone->next;
+}
+
+/* Without the lock: a GPU waits here for kernels that may themselves wait for a rank, which an abort could end. */
+static void symmetric_drop(const epg__world *w, epg__symmetric *gone)
+{
+    for (uint32_t r = 0; r < w->size; r++) {
+        if (w->simulator && gone->shares[r].base)
+            w->simulator->ops->forget(w->simulator, gone->shares[r].base, gone->bytes);
+        region_drop(gone->device, gone->shares[r].base);
     }
+    free(gone);
 }
 
 typedef struct offer {
@@ -78,6 +82,7 @@ static epg_status compare_offers(const epg__threads_team *team, const offer *off
 void epg__threads_symmetric_free(epg_team *base, void *own)
 {
     epg__world *w = epg__world_of(base);
+    epg__symmetric *gone = NULL;
     epg__lock_take(w->engine, &w->lock);
     for (epg__symmetric *s = w->symmetrics; s; s = s->next) {
         struct epg__share *mine = &s->shares[base->rank];
@@ -86,11 +91,15 @@ void epg__threads_symmetric_free(epg_team *base, void *own)
         if (mine->incarnation != base->incarnation || mine->given_back)
             break;
         mine->given_back = 1;
-        if (--s->held == 0)
-            symmetric_drop(w, s);
+        if (--s->held == 0) {
+            symmetric_unlink(w, s);
+            gone = s;
+        }
         break;
     }
     epg__lock_drop(w->engine, &w->lock);
+    if (gone)
+        symmetric_drop(w, gone);
 }
 
 epg_status epg__threads_symmetric_alloc(epg_team *base, size_t bytes, void **peers)
@@ -173,6 +182,9 @@ epg_status epg__threads_symmetric_join(epg_team *base, size_t bytes, void **peer
 
 void epg__threads_symmetrics_end(epg__world *w)
 {
-    while (w->symmetrics)
-        symmetric_drop(w, w->symmetrics);
+    while (w->symmetrics) {
+        epg__symmetric *gone = w->symmetrics;
+        w->symmetrics = gone->next;
+        symmetric_drop(w, gone);
+    }
 }
