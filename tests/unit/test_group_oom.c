@@ -131,6 +131,47 @@ static void each_allocation_of_joining_again_fails_once(void **state)
     assert_true(n > 6);
 }
 
+static uint64_t pairs_run(world *w)
+{
+    epg_group_stats stats = EPG_GROUP_STATS_INIT;
+    assert_int_equal(epg_stream_synchronize(w->device, w->stream), EPG_OK);
+    assert_int_equal(epg_group_get_stats(w->group, &stats), EPG_OK);
+    return stats.pairs;
+}
+
+/* What was enqueued of a call that failed is not enqueued again. */
+static void a_call_that_fails_between_its_halves_goes_on_with_the_second(void **state)
+{
+    (void)state;
+    int delivered = 1, between = 0;
+    for (long n = 0; delivered; n++) {
+        epg_dispatch_args args = EPG_DISPATCH_ARGS_INIT;
+        epg_dispatch_view view = EPG_DISPATCH_VIEW_INIT;
+        world w = {0};
+        assert_int_equal(build(&w), EPG_OK);
+        uint64_t before = pairs_run(&w);
+        args.bucket = TOKENS;
+        args.rows = w.rows;
+        args.topk_ids = w.ids;
+        oom_fail_at(n);
+        epg_status status = epg_dispatch(w.group, &args, &view, w.stream);
+        delivered = oom_stop();
+        assert_int_equal(status, delivered ? EPG_ERR_NO_MEMORY : EPG_OK);
+        if (delivered && pairs_run(&w) == before) {
+            assert_int_equal(epg_dispatch(w.group, &args, &view, w.stream), EPG_OK);
+        } else if (delivered) {
+            between++;
+            assert_int_equal(epg_dispatch(w.group, &args, &view, w.stream), EPG_ERR_STATE);
+            assert_int_equal(epg_dispatch_recv(w.group, 0, &view, w.stream), EPG_OK);
+        }
+        assert_int_equal(epg_combine(w.group, 0, w.expert_out, w.out, w.stream), EPG_OK);
+        assert_int_equal(pairs_run(&w), before + 1);
+        assert_int_equal(epg_group_check(w.group, NULL), EPG_OK);
+        tear_down(&w);
+    }
+    assert_true(between > 0);
+}
+
 typedef struct failing {
     long nth;       /* the allocation that fails */
     uint32_t late;  /* ranks that learned of it by their deadline alone */
@@ -177,6 +218,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(each_allocation_fails_once),
                                        cmocka_unit_test(each_allocation_of_joining_again_fails_once),
+                                       cmocka_unit_test(a_call_that_fails_between_its_halves_goes_on_with_the_second),
                                        cmocka_unit_test(peers_learn_of_it_at_once)};
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }
