@@ -102,7 +102,11 @@ static __device__ inline int64_t epg__id_at(const epg_dispatch_args &user, size_
 
 typedef uint4 epg__piece; /* 16 bytes of a row */
 
-static __device__ inline uint32_t epg__pieces_of(const epg__cuda_lane &l) { return (uint32_t)(l.wire.row_bytes / 16); }
+/* Of a row to an expert, without what pads it; of one that comes back. */
+static __device__ inline uint32_t epg__pieces_of(const epg__cuda_lane &l)
+{
+    return (uint32_t)((l.wire.payload_bytes + l.wire.scale_bytes) / 16);
+}
 static __device__ inline uint32_t epg__return_pieces(const epg__cuda_lane &l)
 {
     return (uint32_t)(l.wire.return_bytes / 16);

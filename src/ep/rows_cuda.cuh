@@ -16,11 +16,11 @@ enum {
     EPG__ROWS_GIVEN      /* payload and scales from two places, each padded */
 };
 
-/* Bytes of a row as the caller has it. */
+/* Bytes of a row as the caller has it, each part padded. */
 static inline size_t epg__row_input_bytes(const epg__cuda_params *params, int form)
 {
     const epg_wire_layout *w = &params->lane.wire;
-    return form == EPG__ROWS_QUANTISED ? w->geometry.hidden * (size_t)2 : w->row_bytes;
+    return form == EPG__ROWS_QUANTISED ? w->geometry.hidden * (size_t)2 : w->payload_bytes + w->scale_bytes;
 }
 
 static inline int epg__row_form(const epg__cuda_params *params)
@@ -96,60 +96,86 @@ static __device__ inline uint32_t epg__to_e4m3(float low, float high)
 #endif
 }
 
-/* The largest of 16 lanes that are neighbours. */
-static __device__ inline uint32_t epg__largest_of_block(uint32_t value)
+/* Of two pairs of bf16 without sign, each side by side in a word, the larger ones. A NaN counts against NaN alone. */
+static __device__ inline uint32_t epg__larger(uint32_t a, uint32_t b)
+{
+    uint32_t larger;
+    asm("max.bf16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));
+    return larger;
+}
+
+/* The largest elements of two pieces, without their signs: the first's in the lower half. */
+static __device__ inline uint32_t epg__largest_of(const epg__piece &first, const epg__piece &second)
+{
+    const uint32_t size = 0x7FFF7FFFu;
+    uint32_t a = epg__larger(epg__larger(first.x & size, first.y & size), epg__larger(first.z & size, first.w & size));
+    uint32_t b = epg__larger(epg__larger(second.x & size, second.y & size),
+                             epg__larger(second.z & size, second.w & size));
+    return epg__larger(__byte_perm(a, b, 0x5410), __byte_perm(a, b, 0x7632));
+}
+
+/* The same over 16 lanes that are neighbours. */
+static __device__ inline uint32_t epg__largest_of_blocks(uint32_t value)
 {
 #pragma unroll
     for (int step = 8; step > 0; step /= 2)
-        value = max(value, __shfl_xor_sync(0xFFFFFFFFu, value, step));
+        value = epg__larger(value, __shfl_xor_sync(0xFFFFFFFFu, value, step));
     return value;
 }
 
-/* The sizes (bits without sign) of 8 bf16 compare as they do; the largest. */
-static __device__ inline uint32_t epg__largest_of_piece(const uint32_t word[4])
-{
-    uint32_t most = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        most = __vmaxu2(most, word[i] & 0x7FFF7FFFu);
-    return max(most & 0xFFFFu, most >> 16);
-}
+/* Has a bit where one of two sizes is not finite. */
+static __device__ inline uint32_t epg__not_finite(uint32_t sizes) { return (sizes + 0x00800080u) & 0x80008000u; }
 
-/* Makes every element that is not finite a NaN; the largest of the others. */
-static __device__ inline uint32_t epg__largest_finite(uint32_t word[4])
-{
-    uint32_t most = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        uint32_t bad = __vcmpgeu2(word[i] & 0x7FFF7FFFu, 0x7F807F80u);
-        most = __vmaxu2(most, word[i] & 0x7FFF7FFFu & ~bad);
-        word[i] |= bad & 0x7FFF7FFFu;
-    }
-    return max(most & 0xFFFFu, most >> 16);
-}
-
-/* The whole warp, 8 elements in a lane and so a block in 16 lanes: their codes, and in each lane its block's scale. */
-static __device__ inline uint2 epg__quantise_piece(epg__piece piece, uint32_t power_of_two, float *scale)
+/* Makes elements that are not finite NaN; `finite`: or 0. */
+static __device__ inline epg__piece epg__without_infinities(const epg__piece &piece, bool finite)
 {
     uint32_t word[4] = {piece.x, piece.y, piece.z, piece.w};
-    uint32_t most = epg__largest_of_block(epg__largest_of_piece(word));
-    if (__any_sync(0xFFFFFFFFu, most >= 0x7F80u))
-        most = epg__largest_of_block(epg__largest_finite(word));
-    float amax = fmaxf(__uint_as_float(most << 16), EPG__AMAX_MIN), inverse;
-    *scale = __fdiv_rn(amax, 448.0f);
-    if (power_of_two) {
-        uint32_t exponent = (__float_as_uint(*scale) + 0x7FFFFFu) & 0x7F800000u;
-        *scale = __uint_as_float(exponent);
-        inverse = __uint_as_float((254u << 23) - exponent);
-    } else {
-        inverse = __fdiv_rn(448.0f, amax);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        uint32_t bad = epg__not_finite(word[i] & 0x7FFF7FFFu) >> 15;
+        bad *= 0x7FFFu; /* in both halves */
+        word[i] = finite ? word[i] & ~bad : word[i] | bad;
     }
+    return make_uint4(word[0], word[1], word[2], word[3]);
+}
+
+/* Scale and inverse of a block whose largest element has these bits, as a float32. */
+static __device__ inline float epg__scale_of(uint32_t largest, uint32_t power_of_two, float *inverse)
+{
+    float amax = fmaxf(__uint_as_float(largest), EPG__AMAX_MIN), scale = __fdiv_rn(amax, 448.0f);
+    if (power_of_two) {
+        uint32_t exponent = (__float_as_uint(scale) + 0x7FFFFFu) & 0x7F800000u;
+        *inverse = __uint_as_float((254u << 23) - exponent);
+        return __uint_as_float(exponent);
+    }
+    *inverse = __fdiv_rn(448.0f, amax);
+    return scale;
+}
+
+/* The codes of 8 elements. */
+static __device__ inline uint2 epg__codes_of(const epg__piece &piece, float inverse)
+{
+    const uint32_t word[4] = {piece.x, piece.y, piece.z, piece.w};
     uint32_t code[4];
 #pragma unroll
     for (int i = 0; i < 4; i++)
         code[i] = epg__to_e4m3(__fmul_rn(__uint_as_float(word[i] << 16), inverse),
                                __fmul_rn(__uint_as_float(word[i] & 0xFFFF0000u), inverse));
     return make_uint2(code[0] | code[1] << 16, code[2] | code[3] << 16);
+}
+
+/* The whole warp, a piece in a lane and so a block in 16 lanes: the codes, and in each lane its block's scale. */
+static __device__ inline uint2 epg__quantise_piece(epg__piece piece, uint32_t power_of_two, float *scale)
+{
+    uint32_t largest = epg__largest_of_blocks(epg__largest_of(piece, piece));
+    float inverse;
+    if (__any_sync(0xFFFFFFFFu, epg__not_finite(largest))) {
+        epg__piece finite = epg__without_infinities(piece, true);
+        largest = epg__largest_of_blocks(epg__largest_of(finite, finite));
+        piece = epg__without_infinities(piece, false);
+    }
+    *scale = epg__scale_of(largest << 16, power_of_two, &inverse);
+    return epg__codes_of(piece, inverse);
 }
 
 /* A warp quantises steps of 64 pieces: in two rounds, a piece in each lane. */
@@ -185,7 +211,7 @@ static __device__ inline void epg__send_quantised(const epg__cuda_lane &l, const
             uint2 own[2] = {epg__quantise_piece(wide[2 * u], g.power_of_two, &scale[0]),
                             epg__quantise_piece(wide[2 * u + 1], g.power_of_two, &scale[1])};
             uint2 given = odd ? own[0] : own[1];
-            uint2 taken = make_uint2(__shfl_xor_sync(0xFFFFFFFFu, given.x, 1), __shfl_xor_sync(0xFFFFFFFFu, given.y, 1));
+            uint2 taken = {__shfl_xor_sync(0xFFFFFFFFu, given.x, 1), __shfl_xor_sync(0xFFFFFFFFu, given.y, 1)};
             narrow[u] = odd ? make_uint4(taken.x, taken.y, own[1].x, own[1].y)
                             : make_uint4(own[0].x, own[0].y, taken.x, taken.y);
             if ((lane & 15) / 2 == u)
@@ -254,7 +280,8 @@ static __device__ inline void epg__store_scales(const epg__cuda_lane &l, uint32_
     if (s.layout == EPG_SCALES_ROW_MAJOR) {
         ((epg__piece *)to)[i] = piece;
     } else if (s.layout == EPG_SCALES_PACKED) {
-        *(uint32_t *)(to + i * s.block) = word[0] >> 23 | word[1] >> 23 << 8 | word[2] >> 23 << 16 | word[3] >> 23 << 24;
+        *(uint32_t *)(to + i * s.block) =
+            word[0] >> 23 | word[1] >> 23 << 8 | word[2] >> 23 << 16 | word[3] >> 23 << 24;
     } else {
 #pragma unroll
         for (uint32_t j = 0; j < 4; j++)

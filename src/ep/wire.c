@@ -13,17 +13,17 @@ static bool place(size_t *end, size_t count, size_t size, size_t *at)
     return epg__add(*at, bytes, end);
 }
 
-static size_t padded(size_t bytes) { return (bytes + 15) & ~(size_t)15; }
+static size_t aligned(size_t bytes, size_t unit) { return (bytes + unit - 1) & ~(unit - 1); }
 
 int epg__wire_plan(const epg_wire_geometry *g, epg_wire_layout *w)
 {
     size_t ranks = g->ranks, cells, end = sizeof(epg_wire_lane), all = sizeof(epg_wire_header);
     *w = (epg_wire_layout){.geometry = *g};
-    w->payload_bytes = padded(g->row_bytes);
-    w->scale_bytes = padded(g->scale_bytes);
-    w->row_bytes = w->payload_bytes + w->scale_bytes;
+    w->payload_bytes = aligned(g->row_bytes, 16);
+    w->scale_bytes = aligned(g->scale_bytes, 16);
+    w->row_bytes = w->scale_bytes ? aligned(w->payload_bytes + w->scale_bytes, 128) : w->payload_bytes;
     w->return_bytes = (size_t)g->hidden * (g->row_type == EPG_FLOAT32 ? 4 : 2);
-    w->meta_bytes = padded(sizeof(epg_wire_meta) + g->topk * sizeof(epg_wire_route));
+    w->meta_bytes = aligned(sizeof(epg_wire_meta) + g->topk * sizeof(epg_wire_route), 16);
     if (!epg__mul(2 * ranks, g->slots, &cells))
         return 0;
     if (!place(&end, 4 * ranks, sizeof(uint64_t), &w->signals) || !place(&end, cells, sizeof(uint32_t), &w->marks) ||

@@ -8,7 +8,8 @@
  *          rows    [bank][source rank][slot][row bytes]      one copy per (token, destination rank)
  *          returns [bank][expert rank][slot][return bytes]   one pre-reduced row per (token, expert rank)
  *
- * A row is its payload and then its scales (fp8 and opaque rows), each padded to 16 bytes. A returned row is float32 in
+ * A row is its payload and then its scales (fp8 and opaque rows), each padded to 16 bytes; rows that have scales are
+ * padded to 128 bytes, so that they begin and end with a cache line. A returned row is float32 in
  * a group of float32 rows and bf16 in all others.
  *
  * Offsets, not pointers: the same on every rank. wire.c computes them in one walk that also gives the total size.
@@ -89,7 +90,7 @@ typedef struct epg_wire_meta {
 /* Offsets from the region's start; `lane` and what follows it are relative to a lane's start. */
 typedef struct epg_wire_layout {
     epg_wire_geometry geometry;
-    size_t row_bytes;                  /* of a row: the two parts that follow */
+    size_t row_bytes;                  /* of a row: the two parts that follow, and padding */
     size_t payload_bytes, scale_bytes; /* padded; the scales begin at payload_bytes */
     size_t return_bytes, meta_bytes;
     size_t mask;        /* [ranks] how many lives of that rank the owner has given up: 0 none, i + 1: the i-th, too */
