@@ -144,7 +144,8 @@ typedef struct epg_dispatch_args {
  * Row positions p of local expert e run from offsets[e] to offsets[e] + counts[e] - 1, ordered by source rank, then by
  * source token. The expert's output for position p goes to row p of the buffer given to combine.
  *
- * The row of position p is at `rows` + r * row_stride bytes, where r is row_index[p] in place, else p. The scale of its block b (packed: word b / 4) is at
+ * The row of position p is at `rows` + r * row_stride bytes, where r is row_index[p] in place, else p. The scale of its
+ * block b (packed: word b / 4) is at
  *   `scales` + e * scale_expert_stride + r * scale_row_stride + b * scale_block_stride bytes
  * where, in the masked layout, r counts from the expert's first row: p - offsets[e]. */
 typedef struct epg_dispatch_view {

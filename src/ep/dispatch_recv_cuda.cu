@@ -415,7 +415,8 @@ static __global__ void __launch_bounds__(256) assign_rows(const __grid_constant_
 /* ---- spread_rows ---- */
 
 /* SCALED: rows have scales. */
-template <bool SCALED> static __global__ void __launch_bounds__(256) spread_rows(const __grid_constant__ epg__cuda_params p)
+template <bool SCALED>
+static __global__ void __launch_bounds__(256) spread_rows(const __grid_constant__ epg__cuda_params p)
 {
     const epg__cuda_lane &l = p.lane;
     uint32_t topk = l.wire.geometry.topk, lane = epg__lane_id();

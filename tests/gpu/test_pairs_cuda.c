@@ -1,6 +1,6 @@
 /* The same pairs on the host device and on the GPU: views, outputs, flags, counters and records must agree bit for bit,
- * for every layout of rows and scales and every row type, in every mix of modes, in halves and whole, eager and captured, rehearsed, with ids
- * out of range, experts chosen twice, and rows that do not fit. */
+ * for every layout of rows and scales and every row type, in every mix of modes, in halves and whole, eager and
+ * captured, rehearsed, with ids out of range, experts chosen twice, and rows that do not fit. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -633,8 +633,8 @@ static void fp8_on_several_ranks(void **state)
 static void opaque_rows(void **state)
 {
     (void)state;
-    compare((shape){"without scales", 1, 14, {.experts = 8, .hidden = 24, .topk = 3, .max_tokens = 11, OPAQUE(48, 0)}, 1,
-                    EPG_INT32});
+    compare((shape){"without scales", 1, 14, {.experts = 8, .hidden = 24, .topk = 3, .max_tokens = 11, OPAQUE(48, 0)},
+                    1, EPG_INT32});
     compare((shape){"of odd sizes", 1, 14, {.experts = 8, .hidden = 64, .topk = 3, .max_tokens = 20, OPAQUE(77, 33),
                     IN(CONTIGUOUS)}, 0, EPG_INT32});
     compare((shape){"4 bits per element", 4, 14, {.experts = 32, .hidden = 2880, .topk = 4, .max_tokens = 60,
