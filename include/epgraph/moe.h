@@ -116,8 +116,9 @@ typedef struct epg_model_options {
 /* Loads what this rank needs: its own experts (and no other's bytes), router, norms, embedding and head. The group's
  * experts, hidden and topk must be the checkpoint's (EPG_ERR_MISMATCH). A tensor missing, misshapen, mistyped or all
  * zero is an error by name. The model uses the group's device; destroy it before the group. On the host device weights
- * are kept as float32, and OpenBLAS is set to one thread, process-wide: its threads would change the bits. `options`
- * may be NULL. */
+ * are kept as float32, and OpenBLAS is set to one thread, process-wide: its threads would change the bits. On the
+ * CUDA device they are kept as bf16 where both the checkpoint and the group's rows are bf16, else as float32, for which
+ * there are kernels without tensor cores alone. `options` may be NULL. */
 EPG_API epg_status epg_model_create(epg_group *group, const epg_checkpoint *checkpoint,
                                     const epg_model_options *options, epg_model **model);
 EPG_API void epg_model_destroy(epg_model *model);
@@ -150,7 +151,7 @@ typedef struct epg_model_step_args {
 EPG_API epg_status epg_model_step(epg_model *model, const epg_model_step_args *args);
 
 /* One layer: out = in + combine(experts(dispatch(norm(in)))); in and out are [bucket][hidden], row type, and may be
- * the same. */
+ * the same; on the CUDA device they are aligned to 16 bytes. May run during capture. */
 EPG_API epg_status epg_model_layer(epg_model *model, uint32_t layer, const uint32_t *tokens, const void *in, void *out,
                                    const epg_model_step_args *args);
 
