@@ -73,8 +73,8 @@ static void run_threads(serve_shared *shared, serve_rank *ranks, pthread_t *thre
         pthread_join(threads[i], NULL);
 }
 
-/* One after another, before any rank makes streams of its own: the driver deals streams out to its hardware queues in
- * the order of their creation, and two ranks that wait for each other must not share one. */
+/* One after another, before any rank makes streams of its own: which streams there are, and in what order they were
+ * made, does not hang on the threads then. */
 static epg_status create_streams(const serve_config *config, serve_rank *ranks, serve_result *result)
 {
     for (uint32_t r = 0; r < config->ranks; r++) {

@@ -142,8 +142,10 @@ static epg_status allocate(serve_rank *rank)
     return status;
 }
 
-/* Uses the stream in every way that a step does, without a token. A GPU's driver may have to wait for the device at a
- * stream's or a kernel's first use, and so, once steps run, for a peer that waits there for this rank. */
+/* Uses the stream for copies and for a whole step in either mode, without a token. A GPU's driver may have to wait for
+ * the device at a stream's or a kernel's first use, and so, once steps run, for a peer that waits there for this rank.
+ * The bucket is the largest: kernels that serve smaller ones alone are first used by the runner's warm-up, or by an
+ * eager step. */
 static epg_status use_stream(serve_rank *rank)
 {
     epg_device *device = rank->shared->config->device;
