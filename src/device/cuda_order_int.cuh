@@ -41,19 +41,19 @@ static __device__ inline void epg__word_store(uint32_t *word, uint32_t value)
 }
 
 /* True in every thread of the last of `blocks` blocks that get here; what all of them stored is visible to it, and what
- * it stores next with release comes after that at every rank: each block's fence and count order its stores before the
- * last block on this device, and the last block's release is cumulative. Leaves *done at 0 for the next kernel. */
+ * it stores next with release comes after that at every rank: the barrier orders a block's stores before its count, the
+ * counts order the blocks (each releases, and the last acquires), and a release is cumulative. Leaves *done at 0 for the
+ * next kernel. A fence of the whole system here as well was rejected: the signal's release is one. */
 static __device__ inline bool epg__block_done(uint32_t *done, uint32_t blocks)
 {
     __shared__ uint32_t is_last;
     __syncthreads();
     if (threadIdx.x == 0) {
-        __threadfence();
-        is_last = atomicAdd(done, 1) == blocks - 1;
-        if (is_last) {
+        uint32_t before;
+        asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;" : "=r"(before) : "l"(done) : "memory");
+        is_last = before == blocks - 1;
+        if (is_last)
             *done = 0;
-            __threadfence_system();
-        }
     }
     __syncthreads();
     return is_last;

@@ -5,7 +5,7 @@
  *          collect_rows   adds a token's partial sums in rank order
  *
  * The same additions in the same order as the host kernels (lane_cuda_int.cuh), whatever the mode. */
-#include "ep/lane_cuda_int.cuh"
+#include "ep/few_cuda.cuh"
 #include "ep/wait_cuda.cuh"
 
 /* One warp: adds the rows of lanes 0 .. count - 1 in order, each times its lane's weight, and stores the rounded sum.
@@ -49,42 +49,92 @@ static __device__ void sum_rows(char *row, float weight, uint32_t count, epg__pi
 
 /* ---- send ---- */
 
+/* A received row, in lane k its k-th route. */
+typedef struct return_item {
+    uint32_t source, slot, count, at;
+    float weight;
+    bool alive;
+} return_item;
+
+/* Where each source's rows begin, kept in the lanes of a warp; for more ranks than that they are counted anew. */
+typedef struct return_ends {
+    uint32_t count, end;
+} return_ends;
+
+static __device__ return_ends read_ends(const epg__cuda_lane &l, uint32_t *rows)
+{
+    uint32_t lane = epg__lane_id();
+    return_ends e = {0, 0};
+    if (l.ranks > 32) {
+        *rows = epg__received_rows(l);
+        return e;
+    }
+    e.count = e.end = lane < l.ranks ? l.received[lane] : 0;
+    for (uint32_t step = 1; step < 32; step *= 2) {
+        uint32_t other = __shfl_up_sync(0xFFFFFFFFu, e.end, step);
+        e.end += lane >= step ? other : 0;
+    }
+    *rows = __shfl_sync(0xFFFFFFFFu, e.end, 31);
+    return e;
+}
+
+static __device__ return_item read_item(const epg__cuda_lane &l, const return_ends &ends, uint32_t epoch, uint32_t row)
+{
+    uint32_t lane = epg__lane_id(), topk = l.wire.geometry.topk;
+    return_item item = {0, 0, 0, EPG_WIRE_NONE, 0, true};
+    if (l.ranks > 32) {
+        epg__find_row(l, row, &item.source, &item.slot);
+    } else {
+        item.source = __popc(__ballot_sync(0xFFFFFFFFu, lane < l.ranks && row >= ends.end));
+        item.slot = row - __shfl_sync(0xFFFFFFFFu, ends.end - ends.count, item.source);
+    }
+    size_t from = epg__slot_index(&l.wire, epoch & 1, item.source, item.slot);
+    epg_wire_meta *meta = epg__meta_at(&l.wire, epg__own_lane(l), from);
+    item.count = meta->count;
+    if (lane < topk) {
+        item.at = l.place[((size_t)item.source * l.wire.geometry.slots + item.slot) * topk + lane];
+        item.weight = epg__routes_of(meta)[lane].weight;
+    }
+    item.alive = epg__rank_alive(l, item.source);
+    return item;
+}
+
+/* A warp reads what it needs of its next row before it adds this one's. */
 template <bool FLOAT32>
 static __global__ void __launch_bounds__(256, 2) return_rows(const __grid_constant__ epg__cuda_params p)
 {
     const epg__cuda_lane &l = p.lane;
-    uint32_t topk = l.wire.geometry.topk, slots = l.wire.geometry.slots, lane = epg__lane_id();
+    uint32_t lane = epg__lane_id(), stride = epg__item_stride(), rows;
 
+    epg__touch(p);
     epg__await_earlier_kernels();
     epg__admit_next_kernel();
     epg__pair_state pair = *l.pair;
-    uint32_t items = p.is_void ? 0 : epg__received_rows(l) * p.parts;
+    const return_ends ends = read_ends(l, &rows);
+    uint32_t items = p.is_void ? 0 : rows * p.parts;
     if (pair.rehearsed)
         return;
     if (blockIdx.x == 0 && threadIdx.x == 0)
         ((epg_wire_lane *)epg__own_lane(l))->epoch = pair.epoch; /* where local_cuda.cu has opened the pair */
-    for (uint32_t item = epg__first_item(); item < items; item += epg__item_stride()) {
-        uint32_t source, slot, part = item % p.parts, at = EPG_WIRE_NONE;
-        float weight = 0;
-        epg__find_row(l, item / p.parts, &source, &slot);
-        size_t from = epg__slot_index(&l.wire, pair.epoch & 1, source, slot);
-        epg_wire_meta *meta = epg__meta_at(&l.wire, epg__own_lane(l), from);
-        uint32_t count = meta->count;
-        if (lane < topk) {
-            at = l.place[((size_t)source * slots + slot) * topk + lane];
-            weight = epg__routes_of(meta)[lane].weight;
-        }
-        if (__any_sync(0xFFFFFFFFu, !epg__rank_alive(l, source)))
+    return_item next = {0, 0, 0, EPG_WIRE_NONE, 0, true};
+    if (epg__first_item() < items)
+        next = read_item(l, ends, pair.epoch, epg__first_item() / p.parts);
+    for (uint32_t item = epg__first_item(); item < items; item += stride) {
+        const return_item now = next;
+        uint32_t part = item % p.parts;
+        if (item + stride < items)
+            next = read_item(l, ends, pair.epoch, (item + stride) / p.parts);
+        if (__any_sync(0xFFFFFFFFu, !now.alive))
             continue;
-        char *there = epg__peer_lane(l, source);
-        size_t index = epg__slot_index(&l.wire, pair.epoch & 1, l.rank, slot);
-        bool missing = __any_sync(0xFFFFFFFFu, lane < count && at == EPG_WIRE_NONE);
+        char *there = epg__peer_lane(l, now.source);
+        size_t index = epg__slot_index(&l.wire, pair.epoch & 1, l.rank, now.slot);
+        bool missing = __any_sync(0xFFFFFFFFu, lane < now.count && now.at == EPG_WIRE_NONE);
         if (part == 0 && lane == 0)
             *epg__mark_at(&l.wire, there, index) = missing;
-        char *row = (char *)p.expert_rows + (size_t)at * l.wire.return_bytes;
-        if (lane >= count || at == EPG_WIRE_NONE)
+        char *row = (char *)p.expert_rows + (size_t)now.at * l.wire.return_bytes;
+        if (lane >= now.count || now.at == EPG_WIRE_NONE)
             row = NULL;
-        sum_rows<FLOAT32, 2, 4>(row, weight, count, (epg__piece *)epg__return_at(&l.wire, there, index),
+        sum_rows<FLOAT32, 2, 4>(row, now.weight, now.count, (epg__piece *)epg__return_at(&l.wire, there, index),
                                 epg__part_of(epg__return_pieces(l), part, p.parts));
     }
     if (!epg__block_done(l.done, gridDim.x))
@@ -109,38 +159,57 @@ static __global__ void __launch_bounds__(EPG_CUDA_BLOCK) await_returns(const __g
     epg__admit_next_kernel();
 }
 
+/* A token's shares, in lane i the i-th. */
+typedef struct collect_item {
+    uint32_t count;
+    epg__share share;
+} collect_item;
+
+static __device__ collect_item read_shares(const epg__cuda_lane &l, uint32_t token)
+{
+    collect_item item = {l.share_count[token], {0, EPG_WIRE_NONE}};
+    if (epg__lane_id() < l.fan)
+        item.share = l.shares[(size_t)token * l.fan + epg__lane_id()];
+    return item;
+}
+
+/* A warp reads what it needs of its next token before it adds this one's. */
 template <bool FLOAT32>
 static __global__ void __launch_bounds__(256, 2) collect_rows(const __grid_constant__ epg__cuda_params p)
 {
     const epg__cuda_lane &l = p.lane;
-    uint32_t lane = epg__lane_id();
+    uint32_t lane = epg__lane_id(), stride = epg__item_stride();
 
+    epg__touch(p);
     epg__await_earlier_kernels();
     epg__admit_next_kernel();
     epg__pair_state pair = *l.pair;
-    if (pair.rehearsed)
-        return;
-    for (uint32_t item = epg__first_item(); item < pair.tokens * p.parts; item += epg__item_stride()) {
-        uint32_t token = item / p.parts, part = item % p.parts, count = l.share_count[token];
-        epg__share share = {0, EPG_WIRE_NONE};
+    uint32_t items = pair.rehearsed ? 0 : pair.tokens * p.parts;
+    collect_item next = {0, {0, EPG_WIRE_NONE}};
+    if (epg__first_item() < items)
+        next = read_shares(l, epg__first_item() / p.parts);
+    for (uint32_t item = epg__first_item(); item < items; item += stride) {
+        const collect_item now = next;
+        uint32_t token = item / p.parts, part = item % p.parts;
         char *row = NULL;
         bool missing = false;
-        if (lane < l.fan)
-            share = l.shares[(size_t)token * l.fan + lane];
-        if (lane < count) {
-            missing = share.slot == EPG_WIRE_NONE || !l.returned[share.rank];
+        if (lane < now.count) {
+            missing = now.share.slot == EPG_WIRE_NONE || !l.returned[now.share.rank];
             if (!missing) {
-                size_t index = epg__slot_index(&l.wire, pair.epoch & 1, share.rank, share.slot);
+                size_t index = epg__slot_index(&l.wire, pair.epoch & 1, now.share.rank, now.share.slot);
                 row = epg__return_at(&l.wire, epg__own_lane(l), index);
                 missing = part == 0 && *epg__mark_at(&l.wire, epg__own_lane(l), index);
             }
         }
+        if (item + stride < items)
+            next = read_shares(l, (item + stride) / p.parts);
         missing = __any_sync(0xFFFFFFFFu, missing);
         if (part == 0 && lane == 0) {
             l.flags[token] = missing;
             epg__count(l, EPG_COUNT_FLAGGED, missing);
         }
-        sum_rows<FLOAT32, 4, 2>(row, 1.0f, count, (epg__piece *)((char *)p.out + (size_t)token * l.wire.return_bytes),
+        sum_rows<FLOAT32, 4, 2>(row, 1.0f, now.count,
+                                (epg__piece *)((char *)p.out + (size_t)token * l.wire.return_bytes),
                                 epg__part_of(epg__return_pieces(l), part, p.parts));
     }
 }
@@ -154,9 +223,9 @@ epg_status epg__cuda_combine_send(epg_device *device, epg_stream stream, const e
 {
     const epg_wire_geometry *g = &params->lane.wire.geometry;
     const void *kernel = is_float32(params) ? (const void *)return_rows<true> : (const void *)return_rows<false>;
-    return epg__cuda_launch_rows(device, stream, shape, kernel, "combine send",
-                                 params->is_void ? 0 : (uint64_t)g->ranks * g->slots, params->lane.wire.return_bytes,
-                                 params);
+    epg__cuda_rows rows = {kernel, "combine send", params->is_void ? 0 : (uint64_t)g->ranks * g->slots,
+                           params->lane.wire.return_bytes, 4, 2};
+    return epg__cuda_launch_rows(device, stream, shape, &rows, params);
 }
 
 epg_status epg__cuda_combine_recv(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
@@ -169,8 +238,8 @@ epg_status epg__cuda_combine_recv(epg_device *device, epg_stream stream, const e
     epg_status status = epg__cuda_launch_kernel(device, stream, &wait, params);
     if (status != EPG_OK || params->is_void)
         return status;
-    return epg__cuda_launch_rows(device, stream, shape, kernel, "combine recv: rows", params->user.bucket,
-                                 params->lane.wire.return_bytes, params);
+    epg__cuda_rows rows = {kernel, "combine recv: rows", params->user.bucket, params->lane.wire.return_bytes, 8, 2};
+    return epg__cuda_launch_rows(device, stream, shape, &rows, params);
 }
 
 epg_status epg__cuda_combine_prepare(epg_device *device)

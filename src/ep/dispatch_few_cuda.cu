@@ -45,17 +45,33 @@ static __device__ few_call read_call(const epg__cuda_params &p)
 /* Does rank r take part, in the life that this pair is exchanged with? */
 static __device__ void look_at_rank(const epg__cuda_lane &l, uint32_t epoch, uint32_t r, few_routing *s)
 {
-    uint32_t life = epg__lives_of(l)[r], mask = epg__word_load(&epg__mask_of(l, l.rank)[r]);
-    if (*l.entering && l.entries[r].incarnation && l.entries[r].epoch == epoch)
-        life = l.entries[r].incarnation;
+    uint32_t life = epg__lives_of(l)[r], entering = *l.entering;
+    epg__entry entry = l.entries[r];
+    uint32_t mask = epg__word_load(&epg__mask_of(l, l.rank)[r]);
+    if (entering && entry.incarnation && entry.epoch == epoch)
+        life = entry.incarnation;
     s->room[r] = life >= mask ? l.wire.geometry.slots : 0;
 }
 
+/* Reads are journeys to memory: as many as may be are under way at once. */
 static __device__ void read_inputs(const epg__cuda_params &p, const epg__step &at, uint32_t steps, few_routing *s)
 {
-    for (uint32_t i = threadIdx.x; i < steps * 32; i += blockDim.x)
-        s->chosen[i] = epg__choice_at(p, at, i);
-    for (uint32_t e = threadIdx.x; e < p.lane.wire.geometry.logical_experts; e += blockDim.x)
+    enum { BATCH = 4 };
+    uint32_t experts = p.lane.wire.geometry.logical_experts, choices = steps * 32;
+    int32_t expert = threadIdx.x < experts ? p.lane.expert_map[threadIdx.x] : -1;
+    for (uint32_t first = threadIdx.x; first < choices; first += BATCH * blockDim.x) {
+        int32_t choice[BATCH];
+#pragma unroll
+        for (int u = 0; u < BATCH; u++)
+            choice[u] = first + u * blockDim.x < choices ? epg__choice_at(p, at, first + u * blockDim.x) : -1;
+#pragma unroll
+        for (int u = 0; u < BATCH; u++)
+            if (first + u * blockDim.x < choices)
+                s->chosen[first + u * blockDim.x] = choice[u];
+    }
+    if (threadIdx.x < experts)
+        s->map[threadIdx.x] = expert;
+    for (uint32_t e = threadIdx.x + blockDim.x; e < experts; e += blockDim.x)
         s->map[e] = p.lane.expert_map[e];
     for (uint32_t t = threadIdx.x; t < (p.user.bucket + 31) / 32 * 32; t += blockDim.x)
         s->ranks[t] = 0;
@@ -263,8 +279,9 @@ epg_status epg__cuda_send_few(epg_device *device, epg_stream stream, const epg__
                               epg__cuda_params *params)
 {
     int form = epg__row_form(params);
-    return epg__cuda_launch_rows(device, stream, shape, send_kernels[form], "dispatch send", params->user.bucket,
-                                 epg__row_input_bytes(params, form), params);
+    epg__cuda_rows rows = {send_kernels[form], "dispatch send", params->user.bucket, epg__row_input_bytes(params, form),
+                           4, 4}; /* in few parts, since each block works out the routing */
+    return epg__cuda_launch_rows(device, stream, shape, &rows, params);
 }
 
 epg_status epg__cuda_few_prepare(epg_device *device)

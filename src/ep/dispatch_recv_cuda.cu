@@ -159,22 +159,36 @@ static __device__ epg__span rows_of(uint32_t rows, uint32_t warp, uint32_t warps
 /* ---- few rows: each is read once, and kept in registers while they are counted and placed ---- */
 
 enum {
-    FEW_STEPS = 6, /* that a warp keeps */
-    FEW_EXPERTS = 256,
+    FEW_STEPS = 6, /* rows that a lane keeps a route of */
+    FEW_ROWS = 1024,
+    FEW_EXPERTS = 255, /* one is none */
     FEW_RANKS = 32
 };
 
 typedef struct few_places {
     uint32_t received[FEW_RANKS];
-    uint32_t all[FEW_EXPERTS], offsets[FEW_EXPERTS]; /* by expert: rows; where they begin */
+    uint32_t all[FEW_EXPERTS], offsets[FEW_EXPERTS];   /* by expert: rows; where they begin */
+    uint16_t before[FEW_EXPERTS][FEW_ROWS / 32];       /* rows of the expert before each 32 */
 } few_places;
 
-/* A lane's route of a row. */
-typedef struct few_route {
-    uint32_t index, token, expert;
-    uint32_t source; /* rank; high half: how many rows of this warp chose the expert before */
-    float weight;
-} few_route;
+/* Rows of one source, for some of the warps: first + slot is a row's number in (source, slot) order. */
+typedef struct few_rows {
+    uint32_t source, first, count, slot, stride; /* slot: of this lane's first row; from there every stride-th */
+    uint32_t index;                              /* of the source's first slot */
+} few_rows;
+
+/* A lane's route of each row; experts in bytes, since registers are short. */
+typedef struct few_routes {
+    uint32_t token[FEW_STEPS], experts[(FEW_STEPS + 3) / 4];
+    float weight[FEW_STEPS];
+} few_routes;
+
+/* EPG_WIRE_NONE: none. */
+static __device__ uint32_t expert_at(const few_routes &r, int b)
+{
+    uint32_t expert = r.experts[b / 4] >> b % 4 * 8 & 0xFFu;
+    return expert == 0xFFu ? EPG_WIRE_NONE : expert;
+}
 
 static __device__ uint32_t sum_lanes(uint32_t value)
 {
@@ -186,62 +200,38 @@ static __device__ uint32_t sum_lanes(uint32_t value)
     return value;
 }
 
-/* One warp: reads its rows, all at once. `end`: in lane r, the rows that came of ranks 0 to r. */
-static __device__ void read_routes(const epg__cuda_lane &l, const epg__step &at, uint32_t epoch, epg__span mine,
-                                   uint32_t end, uint32_t count, few_route route[FEW_STEPS])
+/* One warp: reads its rows, all at once. A row names an expert once. */
+static __device__ void read_routes(const epg__cuda_lane &l, const epg__step &at, const few_rows &rows, few_routes *r)
 {
-    const uint32_t slots = l.wire.geometry.slots, bank_rows = (epoch & 1) * l.ranks * slots;
-    uint32_t choices[FEW_STEPS];
+    uint32_t count[FEW_STEPS], expert[FEW_STEPS];
 #pragma unroll
     for (int b = 0; b < FEW_STEPS; b++) {
-        uint32_t row = mine.first + b * at.tokens + at.token, source = 0;
-        for (uint32_t r = 0; r + 1 < l.ranks; r++)
-            source += row >= __shfl_sync(0xFFFFFFFFu, end, r);
-        route[b].source = source;
-        route[b].index = bank_rows + source * slots + row - __shfl_sync(0xFFFFFFFFu, end - count, source);
-        route[b].expert = EPG_WIRE_NONE;
-        choices[b] = 0;
-        if (row >= mine.end)
+        uint32_t slot = rows.slot + b * rows.stride;
+        count[b] = 0;
+        if (slot >= rows.count || at.k >= l.wire.geometry.topk)
             continue;
-        epg_wire_meta *meta = epg__meta_at(&l.wire, epg__own_lane(l), route[b].index);
-        choices[b] = meta->count;
-        route[b].token = meta->token;
-        if (at.k < l.wire.geometry.topk) {
-            epg_wire_route r = epg__routes_of(meta)[at.k];
-            route[b].expert = r.expert;
-            route[b].weight = r.weight;
-        }
+        epg_wire_meta *meta = epg__meta_at(&l.wire, epg__own_lane(l), rows.index + slot), head = *meta;
+        epg_wire_route route = epg__routes_of(meta)[at.k];
+        count[b] = head.count;
+        expert[b] = route.expert;
+        r->token[b] = head.token;
+        r->weight[b] = route.weight;
     }
 #pragma unroll
-    for (int b = 0; b < FEW_STEPS; b++)
-        if (at.k >= choices[b])
-            route[b].expert = EPG_WIRE_NONE;
+    for (int b = 0; b < FEW_STEPS; b++) {
+        uint32_t byte = at.k < count[b] ? expert[b] : 0xFFu;
+        r->experts[b / 4] = b % 4 ? r->experts[b / 4] | byte << b % 4 * 8 : byte;
+    }
 }
 
-/* One warp: counts its rows in cursor[expert]. A row names an expert once. */
-static __device__ void count_routes(uint32_t *cursor, few_route route[FEW_STEPS])
+/* The whole block: bits[expert] has a bit for each row that goes there. Counts them, a warp per expert, and places the
+ * experts. */
+static __device__ void place_bits(const epg__cuda_lane &l, const uint32_t *bits, uint32_t stride, few_places *s)
 {
     uint32_t lane = epg__lane_id();
-#pragma unroll
-    for (int b = 0; b < FEW_STEPS; b++) {
-        uint32_t e = route[b].expert, same = __match_any_sync(0xFFFFFFFFu, e);
-        uint32_t before = e == EPG_WIRE_NONE ? 0 : cursor[e] + __popc(same & ((1u << lane) - 1));
-        __syncwarp();
-        if (e != EPG_WIRE_NONE && same >> lane == 1) /* the last of them */
-            cursor[e] = before + 1;
-        __syncwarp();
-        route[b].source |= before << 16;
-    }
-}
-
-/* The whole block: turns the warps' counts of each expert into starts, a warp per expert, and places the experts. */
-static __device__ void place_counts(const epg__cuda_lane &l, uint32_t *table, uint32_t stride, few_places *s)
-{
-    uint32_t lane = epg__lane_id(), warps = blockDim.x / 32;
-    for (uint32_t e = threadIdx.x / 32; e < l.local_experts; e += warps) {
-        uint32_t count = lane < warps ? table[lane * stride + e] : 0, sum = sum_lanes(count);
-        if (lane < warps)
-            table[lane * stride + e] = sum - count;
+    for (uint32_t e = threadIdx.x / 32; e < l.local_experts; e += blockDim.x / 32) {
+        uint32_t count = lane + 1 < stride ? __popc(bits[e * stride + lane]) : 0, sum = sum_lanes(count);
+        s->before[e][lane] = (uint16_t)(sum - count);
         if (lane == 31)
             s->all[e] = sum;
     }
@@ -264,47 +254,69 @@ static __device__ void place_counts(const epg__cuda_lane &l, uint32_t *table, ui
     }
 }
 
-static __device__ void write_routes(const epg__cuda_lane &l, const epg__step &at, uint32_t epoch,
-                                    const uint32_t *cursor, const few_places &s, const few_route route[FEW_STEPS])
+static __device__ void write_routes(const epg__cuda_lane &l, const epg__step &at, const few_rows &rows,
+                                    const uint32_t *bits, uint32_t stride, const few_places &s,
+                                    const few_routes &r)
 {
-    const uint32_t bank_rows = (epoch & 1) * l.ranks * l.wire.geometry.slots;
+    uint32_t topk = l.wire.geometry.topk, *place = l.place + (size_t)rows.source * l.wire.geometry.slots * topk + at.k;
 #pragma unroll
     for (int b = 0; b < FEW_STEPS; b++) {
-        uint32_t e = route[b].expert;
+        uint32_t e = expert_at(r, b), slot = rows.slot + b * rows.stride, row = rows.first + slot;
         if (e == EPG_WIRE_NONE)
             continue;
-        uint32_t nth = cursor[e] + (route[b].source >> 16), place = nth < s.all[e] ? s.offsets[e] + nth : EPG_WIRE_NONE;
-        l.place[(size_t)(route[b].index - bank_rows) * l.wire.geometry.topk + at.k] = place;
-        if (place == EPG_WIRE_NONE)
+        uint32_t nth = s.before[e][row / 32] + __popc(bits[e * stride + row / 32] & ((1u << row % 32) - 1));
+        uint32_t position = nth < s.all[e] ? s.offsets[e] + nth : EPG_WIRE_NONE;
+        place[(size_t)slot * topk] = position;
+        if (position == EPG_WIRE_NONE)
             continue;
-        l.row_source[place] = route[b].source & 0xFFFFu;
-        l.row_token[place] = route[b].token;
-        l.row_weight[place] = route[b].weight;
+        l.row_source[position] = rows.source;
+        l.row_token[position] = r.token[b];
+        l.row_weight[position] = r.weight[b];
         if (l.layout == EPG_LAYOUT_IN_PLACE)
-            l.row_index[place] = route[b].index;
+            l.row_index[position] = rows.index + slot;
     }
 }
 
+/* This warp's rows, if they are few enough for all; else false. */
+static __device__ bool few_rows_of(const epg__cuda_lane &l, const epg__step &at, uint32_t epoch,
+                                   const few_places &s, few_rows *rows)
+{
+    uint32_t lane = epg__lane_id(), warp = threadIdx.x / 32, warps = blockDim.x / 32, share = warps / l.ranks;
+    uint32_t count = lane < l.ranks ? s.received[lane] : 0, end = sum_lanes(count);
+    rows->stride = share * at.tokens;
+    if (__any_sync(0xFFFFFFFFu, count > FEW_STEPS * rows->stride) || __shfl_sync(0xFFFFFFFFu, end, 31) > warps * 32)
+        return false;
+    rows->source = warp / (share ? share : 1);
+    rows->count = __shfl_sync(0xFFFFFFFFu, count, rows->source & 31);
+    rows->first = __shfl_sync(0xFFFFFFFFu, end - count, rows->source & 31);
+    rows->slot = warp % (share ? share : 1) * at.tokens + at.token;
+    rows->index = ((epoch & 1) * l.ranks + rows->source) * l.wire.geometry.slots;
+    if (rows->source >= l.ranks)
+        rows->count = 0;
+    return true;
+}
+
 /* The whole block, its table cleared and the counts received: true where the rows were few enough, and placed. */
-static __device__ bool place_few(const epg__cuda_params &p, uint32_t epoch, uint32_t *table, few_places *s)
+static __device__ bool place_few(const epg__cuda_params &p, uint32_t epoch, uint32_t *bits, few_places *s)
 {
     const epg__cuda_lane &l = p.lane;
     const epg__step at = epg__step_of(l.wire.geometry.topk);
-    uint32_t lane = epg__lane_id(), warp = threadIdx.x / 32, warps = blockDim.x / 32;
-    if (l.ranks > FEW_RANKS || l.local_experts > FEW_EXPERTS || l.row_align > EPG_FEW_ALIGN || !p.shared_words)
+    uint32_t stride = blockDim.x / 32 + 1; /* a word for each 32 rows, and one so that experts have different banks */
+    few_rows rows;
+    if (l.ranks > FEW_RANKS || l.local_experts > FEW_EXPERTS || l.row_align > EPG_FEW_ALIGN || !p.shared_words ||
+        !few_rows_of(l, at, epoch, *s, &rows))
         return false;
-    uint32_t count = lane < l.ranks ? s->received[lane] : 0, end = sum_lanes(count);
-    uint32_t rows = __shfl_sync(0xFFFFFFFFu, end, 31);
-    epg__span mine = rows_of(rows, warp, warps);
-    if (rows > warps * FEW_STEPS * at.tokens)
-        return false;
-    few_route route[FEW_STEPS];
-    read_routes(l, at, epoch, mine, end, count, route);
-    uint32_t stride = l.local_experts >= warps ? l.local_experts | 1 : l.local_experts; /* odd: no bank conflicts */
-    count_routes(table + warp * stride, route);
+    few_routes r;
+    read_routes(l, at, rows, &r);
+#pragma unroll
+    for (int b = 0; b < FEW_STEPS; b++) {
+        uint32_t row = rows.first + rows.slot + b * rows.stride, e = expert_at(r, b);
+        if (e != EPG_WIRE_NONE)
+            atomicOr(&bits[e * stride + row / 32], 1u << row % 32);
+    }
     __syncthreads();
-    place_counts(l, table, stride, s);
-    write_routes(l, at, epoch, table + warp * stride, *s, route);
+    place_bits(l, bits, stride, s);
+    write_routes(l, at, rows, bits, stride, *s, r);
     return true;
 }
 
@@ -479,8 +491,8 @@ epg_status epg__cuda_dispatch_recv(epg_device *device, epg_stream stream, const 
         return status;
     const void *spread = params->lane.wire.scale_bytes ? (const void *)spread_rows<true>
                                                        : (const void *)spread_rows<false>;
-    return epg__cuda_launch_rows(device, stream, shape, spread, "dispatch recv: rows", most,
-                                 params->lane.wire.payload_bytes, params);
+    epg__cuda_rows rows = {spread, "dispatch recv: rows", most, params->lane.wire.payload_bytes, 2, 4};
+    return epg__cuda_launch_rows(device, stream, shape, &rows, params);
 }
 
 epg_status epg__cuda_recv_prepare(epg_device *device)

@@ -260,8 +260,9 @@ epg_status epg__cuda_dispatch_send(epg_device *device, epg_stream stream, const 
     int form = epg__row_form(params);
     if (form == EPG__ROWS_QUANTISED && epg__cuda_bulk_fits(shape, params))
         return epg__cuda_send_bulk(device, stream, shape, params);
-    return epg__cuda_launch_rows(device, stream, shape, send_kernels[form], "dispatch send: rows",
-                                 params->is_void ? 0 : params->user.bucket, epg__row_input_bytes(params, form), params);
+    epg__cuda_rows rows = {send_kernels[form], "dispatch send: rows", params->is_void ? 0 : params->user.bucket,
+                           epg__row_input_bytes(params, form), 8, 4};
+    return epg__cuda_launch_rows(device, stream, shape, &rows, params);
 }
 
 epg_status epg__cuda_rehearse(epg_device *device, epg_stream stream, epg__cuda_params *params)

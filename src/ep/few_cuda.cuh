@@ -36,8 +36,10 @@ static __device__ inline int32_t epg__expert_of(const epg_wire_geometry &g, cons
     int32_t expert = choice >= 0 ? map[choice] : choice;
     if (expert < -1 || expert >= (int32_t)g.experts)
         expert = -2;
-    uint32_t same = __match_any_sync(0xFFFFFFFFu, expert << 5 | (int32_t)at.token);
-    return expert >= 0 && (same & ((1u << epg__lane_id()) - 1)) ? -2 : expert;
+    bool again = false;
+    for (uint32_t back = 1; back < at.width; back++) /* a match over the warp takes longer */
+        again |= __shfl_up_sync(0xFFFFFFFFu, expert, back) == expert && at.k >= back;
+    return expert >= 0 && again ? -2 : expert;
 }
 
 /* What the view says of all experts. */

@@ -143,7 +143,7 @@ static epg_status prepare(epg_group *g, state *s)
     void *memory;
     EPG_TRY(epg__cuda_get_limits(g->device, &limits));
     EPG_TRY(check_room(g, &limits));
-    s->shape = (epg__cuda_shape){limits.units, limits.compute >= 90};
+    s->shape = (epg__cuda_shape){limits.units, g->team->sharing, limits.compute >= 90};
     EPG_TRY(epg__cuda_send_prepare(g->device));
     EPG_TRY(epg__cuda_bulk_prepare(g->device));
     EPG_TRY(epg__cuda_recv_prepare(g->device));

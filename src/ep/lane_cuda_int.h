@@ -71,7 +71,8 @@ typedef struct epg__cuda_admission {
 
 /* What a device offers, read once per group. */
 typedef struct epg__cuda_shape {
-    uint32_t units;
+    uint32_t units;              /* multiprocessors */
+    uint32_t sharing;            /* ranks on the device */
     int dependent;               /* kernels may be launched before the one ahead has ended */
 } epg__cuda_shape;
 
@@ -117,10 +118,17 @@ epg_status epg__cuda_send_bulk(epg_device *device, epg_stream stream, const epg_
 
 /* ---- launch_cuda.c ---- */
 
-/* For a kernel whose warps each take a row of `bytes`, or a part of one, at a time: params->parts is chosen here. */
+/* For a kernel whose warps each take a row, or a part of one, at a time: params->parts is chosen here. */
+typedef struct epg__cuda_rows {
+    const void *kernel;
+    const char *name;
+    uint64_t rows;
+    size_t bytes;         /* of a row */
+    uint32_t parts;       /* at most */
+    uint32_t per_unit;    /* blocks that one multiprocessor holds at once */
+} epg__cuda_rows;
 epg_status epg__cuda_launch_rows(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
-                                 const void *kernel, const char *name, uint64_t rows, size_t bytes,
-                                 epg__cuda_params *params);
+                                 const epg__cuda_rows *rows, epg__cuda_params *params);
 
 /* For a kernel whose blocks each take a token, or a part of one: params->parts is chosen here. */
 typedef struct epg__cuda_tokens {

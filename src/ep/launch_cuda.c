@@ -18,17 +18,21 @@ uint32_t epg__cuda_block_for(uint64_t threads, uint32_t least)
     return threads < least ? least : threads > EPG_CUDA_BLOCK ? EPG_CUDA_BLOCK : (uint32_t)threads;
 }
 
+/* In as many parts as make an item for each of 32 warps on every multiprocessor. No more blocks than a device holds at
+ * once: `rows` is what may come, often far more than what does. Ranks that share it together have twice that many. */
 epg_status epg__cuda_launch_rows(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
-                                 const void *kernel, const char *name, uint64_t rows, size_t bytes,
-                                 epg__cuda_params *params)
+                                 const epg__cuda_rows *rows, epg__cuda_params *params)
 {
     enum { BLOCK = 256, PIECES = 64 }; /* threads; pieces that a warp should have at least */
-    uint32_t pieces = (uint32_t)(bytes / 16), most = shape->units * 8, parts = 1;
-    while (parts < 8 && rows * parts * 2 <= (uint64_t)shape->units * 16 && pieces / (parts * 2) >= PIECES)
+    uint32_t pieces = (uint32_t)(rows->bytes / 16), most = shape->units * rows->per_unit, parts = 1;
+    if (shape->sharing > 2)
+        most = (most * 2 + shape->sharing - 1) / shape->sharing;
+    while (parts < rows->parts && rows->rows * parts * 2 <= (uint64_t)shape->units * 32 &&
+           pieces / (parts * 2) >= PIECES)
         parts *= 2;
     params->parts = parts;
-    uint64_t blocks = (rows * parts + BLOCK / 32 - 1) / (BLOCK / 32);
-    epg__cuda_launch launch = {kernel, name, {blocks < most ? (uint32_t)blocks : most, 1, 1}, BLOCK, 0, 0,
+    uint64_t blocks = (rows->rows * parts + BLOCK / 32 - 1) / (BLOCK / 32);
+    epg__cuda_launch launch = {rows->kernel, rows->name, {blocks < most ? (uint32_t)blocks : most, 1, 1}, BLOCK, 0, 0,
                                shape->dependent};
     return epg__cuda_launch_kernel(device, stream, &launch, params);
 }

@@ -279,9 +279,15 @@ static __device__ void store_positions(const epg__cuda_lane &l, const local_rout
         for (int i = 0; i < BATCH; i++)
             position[i] = s.position[first + i];
 #pragma unroll
-        for (int i = 0; i < BATCH; i++)
-            if (position[i] != EPG_WIRE_NONE)
-                store_pieces<FORM>(l, local_position(l, position[i]), span, piece);
+        for (uint32_t u = 0; u < LOCAL_PER_THREAD; u++) {
+            uint32_t at = span.first + u * blockDim.x + threadIdx.x;
+            if (at >= span.end)
+                break;
+#pragma unroll
+            for (int i = 0; i < BATCH; i++)
+                if (position[i] != EPG_WIRE_NONE)
+                    local_store<FORM>(l, local_position(l, position[i]), at, piece[u]);
+        }
     }
 }
 

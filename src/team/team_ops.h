@@ -37,6 +37,7 @@ struct epg_team {
     const epg__team_ops *ops;
     epg_device *device;
     uint32_t rank, size;
+    uint32_t sharing;    /* ranks on this rank's device, itself included */
     uint32_t incarnation;
     uint32_t timeout_ms;
     epg_team_stats stats;

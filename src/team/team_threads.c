@@ -84,6 +84,7 @@ static epg__threads_team *member_create(epg__world *w, epg_device *device, uint3
     team->head.device = device;
     team->head.rank = rank;
     team->head.size = w->size;
+    team->head.sharing = w->size;
     team->head.timeout_ms = timeout_ms;
     team->world = w;
     return team;
