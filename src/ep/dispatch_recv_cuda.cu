@@ -16,10 +16,10 @@
  * per route; what does not fill a warp leaves room for the rows after it, and several such steps are under way at once.
  * Counts into cursor[expert], or, with `assign`, gives positions: lanes of one expert are in the order of their rows,
  * since a row names an expert once. */
+template <int STEPS>
 static __device__ void walk_rows(const epg__cuda_lane &l, uint32_t epoch, uint32_t first, uint32_t end,
                                  uint32_t *cursor, bool assign)
 {
-    enum { STEPS = 4 };
     uint32_t lane = epg__lane_id(), topk = l.wire.geometry.topk, source = 0, slot = 0;
     uint32_t width = topk > 1 ? 1u << (32 - __clz(topk - 1)) : 1, k = lane & (width - 1), rows = 32 / width;
     uint32_t bank_rows = (epoch & 1) * l.ranks * l.wire.geometry.slots, row = first + lane / width;
@@ -156,12 +156,11 @@ static __device__ epg__span rows_of(uint32_t rows, uint32_t warp, uint32_t warps
     return span;
 }
 
-/* ---- few rows: each is read once, and kept in registers while they are counted and placed ---- */
+/* ---- few rows: counted by a bit for each row and expert, in shared memory ---- */
 
 enum {
-    FEW_STEPS = 6, /* rows that a lane keeps a route of */
     FEW_ROWS = 1024,
-    FEW_EXPERTS = 255, /* one is none */
+    FEW_EXPERTS = 256,
     FEW_RANKS = 32
 };
 
@@ -177,19 +176,6 @@ typedef struct few_rows {
     uint32_t index;                              /* of the source's first slot */
 } few_rows;
 
-/* A lane's route of each row; experts in bytes, since registers are short. */
-typedef struct few_routes {
-    uint32_t token[FEW_STEPS], experts[(FEW_STEPS + 3) / 4];
-    float weight[FEW_STEPS];
-} few_routes;
-
-/* EPG_WIRE_NONE: none. */
-static __device__ uint32_t expert_at(const few_routes &r, int b)
-{
-    uint32_t expert = r.experts[b / 4] >> b % 4 * 8 & 0xFFu;
-    return expert == 0xFFu ? EPG_WIRE_NONE : expert;
-}
-
 static __device__ uint32_t sum_lanes(uint32_t value)
 {
     uint32_t lane = epg__lane_id();
@@ -200,37 +186,13 @@ static __device__ uint32_t sum_lanes(uint32_t value)
     return value;
 }
 
-/* One warp: reads its rows, all at once. A row names an expert once. */
-static __device__ void read_routes(const epg__cuda_lane &l, const epg__step &at, const few_rows &rows, few_routes *r)
-{
-    uint32_t count[FEW_STEPS], expert[FEW_STEPS];
-#pragma unroll
-    for (int b = 0; b < FEW_STEPS; b++) {
-        uint32_t slot = rows.slot + b * rows.stride;
-        count[b] = 0;
-        if (slot >= rows.count || at.k >= l.wire.geometry.topk)
-            continue;
-        epg_wire_meta *meta = epg__meta_at(&l.wire, epg__own_lane(l), rows.index + slot), head = *meta;
-        epg_wire_route route = epg__routes_of(meta)[at.k];
-        count[b] = head.count;
-        expert[b] = route.expert;
-        r->token[b] = head.token;
-        r->weight[b] = route.weight;
-    }
-#pragma unroll
-    for (int b = 0; b < FEW_STEPS; b++) {
-        uint32_t byte = at.k < count[b] ? expert[b] : 0xFFu;
-        r->experts[b / 4] = b % 4 ? r->experts[b / 4] | byte << b % 4 * 8 : byte;
-    }
-}
-
 /* The whole block: bits[expert] has a bit for each row that goes there. Counts them, a warp per expert, and places the
  * experts. */
-static __device__ void place_bits(const epg__cuda_lane &l, const uint32_t *bits, uint32_t stride, few_places *s)
+static __device__ void place_bits(const epg__cuda_lane &l, const uint32_t *bits, uint32_t words, few_places *s)
 {
     uint32_t lane = epg__lane_id();
     for (uint32_t e = threadIdx.x / 32; e < l.local_experts; e += blockDim.x / 32) {
-        uint32_t count = lane + 1 < stride ? __popc(bits[e * stride + lane]) : 0, sum = sum_lanes(count);
+        uint32_t count = lane + 1 < words ? __popc(bits[e * words + lane]) : 0, sum = sum_lanes(count);
         s->before[e][lane] = (uint16_t)(sum - count);
         if (lane == 31)
             s->all[e] = sum;
@@ -254,26 +216,54 @@ static __device__ void place_bits(const epg__cuda_lane &l, const uint32_t *bits,
     }
 }
 
-static __device__ void write_routes(const epg__cuda_lane &l, const epg__step &at, const few_rows &rows,
-                                    const uint32_t *bits, uint32_t stride, const few_places &s,
-                                    const few_routes &r)
+/* A row's place at an expert, and what the view says of it. */
+static __device__ void write_route(const epg__cuda_lane &l, const few_rows &rows, uint32_t slot, uint32_t k,
+                                   uint32_t position, uint32_t token, float weight)
 {
-    uint32_t topk = l.wire.geometry.topk, *place = l.place + (size_t)rows.source * l.wire.geometry.slots * topk + at.k;
+    l.place[((size_t)rows.source * l.wire.geometry.slots + slot) * l.wire.geometry.topk + k] = position;
+    if (position == EPG_WIRE_NONE)
+        return;
+    l.row_source[position] = rows.source;
+    l.row_token[position] = token;
+    l.row_weight[position] = weight;
+    if (l.layout == EPG_LAYOUT_IN_PLACE)
+        l.row_index[position] = rows.index + slot;
+}
+
+/* One warp: walks its rows, a lane per route, some rows at once. Sets bits or, with WRITE, gives places. A row names an
+ * expert once. Rows are read anew for the second walk: to keep them would take more registers than there are. */
+template <bool WRITE>
+static __device__ void walk_few(const epg__cuda_lane &l, const epg__step &at, const few_rows &rows, uint32_t *bits,
+                                uint32_t words, const few_places &s)
+{
+    enum { BATCH = 6 };
+    const size_t step = rows.stride * l.wire.meta_bytes, route = sizeof(epg_wire_meta) + at.k * sizeof(epg_wire_route);
+    const char *meta = (const char *)epg__meta_at(&l.wire, epg__own_lane(l), rows.index + rows.slot);
+    for (uint32_t first = rows.slot; first < rows.count; first += BATCH * rows.stride) {
+        epg_wire_meta head[BATCH];
+        epg_wire_route to[BATCH];
 #pragma unroll
-    for (int b = 0; b < FEW_STEPS; b++) {
-        uint32_t e = expert_at(r, b), slot = rows.slot + b * rows.stride, row = rows.first + slot;
-        if (e == EPG_WIRE_NONE)
-            continue;
-        uint32_t nth = s.before[e][row / 32] + __popc(bits[e * stride + row / 32] & ((1u << row % 32) - 1));
-        uint32_t position = nth < s.all[e] ? s.offsets[e] + nth : EPG_WIRE_NONE;
-        place[(size_t)slot * topk] = position;
-        if (position == EPG_WIRE_NONE)
-            continue;
-        l.row_source[position] = rows.source;
-        l.row_token[position] = r.token[b];
-        l.row_weight[position] = r.weight[b];
-        if (l.layout == EPG_LAYOUT_IN_PLACE)
-            l.row_index[position] = rows.index + slot;
+        for (int b = 0; b < BATCH; b++, meta += step) {
+            head[b].count = 0;
+            if (first + b * rows.stride >= rows.count || at.k >= l.wire.geometry.topk)
+                continue;
+            head[b] = *(const epg_wire_meta *)meta;
+            to[b] = *(const epg_wire_route *)(meta + route);
+        }
+#pragma unroll
+        for (int b = 0; b < BATCH; b++) {
+            uint32_t slot = first + b * rows.stride, row = rows.first + slot, e = to[b].expert;
+            if (at.k >= head[b].count)
+                continue;
+            uint32_t *word = &bits[e * words + row / 32], bit = 1u << row % 32;
+            if (!WRITE) {
+                atomicOr(word, bit);
+                continue;
+            }
+            uint32_t nth = s.before[e][row / 32] + __popc(*word & (bit - 1));
+            write_route(l, rows, slot, at.k, nth < s.all[e] ? s.offsets[e] + nth : EPG_WIRE_NONE, head[b].token,
+                        to[b].weight);
+        }
     }
 }
 
@@ -284,12 +274,12 @@ static __device__ bool few_rows_of(const epg__cuda_lane &l, const epg__step &at,
     uint32_t lane = epg__lane_id(), warp = threadIdx.x / 32, warps = blockDim.x / 32, share = warps / l.ranks;
     uint32_t count = lane < l.ranks ? s.received[lane] : 0, end = sum_lanes(count);
     rows->stride = share * at.tokens;
-    if (__any_sync(0xFFFFFFFFu, count > FEW_STEPS * rows->stride) || __shfl_sync(0xFFFFFFFFu, end, 31) > warps * 32)
+    if (share == 0 || __shfl_sync(0xFFFFFFFFu, end, 31) > warps * 32)
         return false;
-    rows->source = warp / (share ? share : 1);
+    rows->source = warp / share;
     rows->count = __shfl_sync(0xFFFFFFFFu, count, rows->source & 31);
     rows->first = __shfl_sync(0xFFFFFFFFu, end - count, rows->source & 31);
-    rows->slot = warp % (share ? share : 1) * at.tokens + at.token;
+    rows->slot = warp % share * at.tokens + at.token;
     rows->index = ((epoch & 1) * l.ranks + rows->source) * l.wire.geometry.slots;
     if (rows->source >= l.ranks)
         rows->count = 0;
@@ -301,22 +291,15 @@ static __device__ bool place_few(const epg__cuda_params &p, uint32_t epoch, uint
 {
     const epg__cuda_lane &l = p.lane;
     const epg__step at = epg__step_of(l.wire.geometry.topk);
-    uint32_t stride = blockDim.x / 32 + 1; /* a word for each 32 rows, and one so that experts have different banks */
+    uint32_t words = blockDim.x / 32 + 1; /* one for each 32 rows, and one so that experts have different banks */
     few_rows rows;
     if (l.ranks > FEW_RANKS || l.local_experts > FEW_EXPERTS || l.row_align > EPG_FEW_ALIGN || !p.shared_words ||
         !few_rows_of(l, at, epoch, *s, &rows))
         return false;
-    few_routes r;
-    read_routes(l, at, rows, &r);
-#pragma unroll
-    for (int b = 0; b < FEW_STEPS; b++) {
-        uint32_t row = rows.first + rows.slot + b * rows.stride, e = expert_at(r, b);
-        if (e != EPG_WIRE_NONE)
-            atomicOr(&bits[e * stride + row / 32], 1u << row % 32);
-    }
+    walk_few<false>(l, at, rows, bits, words, *s);
     __syncthreads();
-    place_bits(l, bits, stride, s);
-    write_routes(l, at, rows, bits, stride, *s, r);
+    place_bits(l, bits, words, s);
+    walk_few<true>(l, at, rows, bits, words, *s);
     return true;
 }
 
@@ -339,13 +322,13 @@ static __global__ void __launch_bounds__(EPG_CUDA_BLOCK) place(const __grid_cons
     if (place_few(p, pair.epoch, table, &few))
         return;
     epg__span mine = rows_of(epg__received_rows(l), warp, warps);
-    walk_rows(l, pair.epoch, mine.first, mine.end, table + warp * l.local_experts, false);
+    walk_rows<2>(l, pair.epoch, mine.first, mine.end, table + warp * l.local_experts, false);
     __syncthreads();
     epg__scan_warps(table, l.local_experts, l.counts);
     __syncthreads();
     place_experts(l);
     __syncthreads();
-    walk_rows(l, pair.epoch, mine.first, mine.end, table + warp * l.local_experts, true);
+    walk_rows<2>(l, pair.epoch, mine.first, mine.end, table + warp * l.local_experts, true);
 }
 
 /* ---- the same, for many rows ---- */
@@ -381,7 +364,7 @@ static __global__ void __launch_bounds__(256) count_rows(const __grid_constant__
     epg__admit_next_kernel();
     epg__span mine = rows_of(epg__received_rows(l), epg__first_item(), epg__item_stride());
     copy_cursor(cursor, NULL, l.local_experts);
-    walk_rows(l, l.pair->epoch, mine.first, mine.end, cursor, false);
+    walk_rows<4>(l, l.pair->epoch, mine.first, mine.end, cursor, false);
     if (p.shared_words)
         copy_cursor(l.scratch + epg__first_item() * l.local_experts, cursor, l.local_experts);
 }
@@ -421,7 +404,7 @@ static __global__ void __launch_bounds__(256) assign_rows(const __grid_constant_
     epg__span mine = rows_of(epg__received_rows(l), epg__first_item(), epg__item_stride());
     if (p.shared_words)
         copy_cursor(cursor, l.scratch + epg__first_item() * l.local_experts, l.local_experts);
-    walk_rows(l, l.pair->epoch, mine.first, mine.end, cursor, true);
+    walk_rows<4>(l, l.pair->epoch, mine.first, mine.end, cursor, true);
 }
 
 /* ---- spread_rows ---- */

@@ -263,6 +263,16 @@ static int one_step(test_rank *self, rig *r, uint32_t step, const epg_step_plan 
     return 0;
 }
 
+/* Nobody frees before all are through. */
+static int end_life(test_rank *self, rig *r)
+{
+    RANK_OK(epg_stream_synchronize(self->device, self->stream));
+    RANK_OK(epg_team_barrier(self->team));
+    rig_free(self->device, r);
+    free_remains(self);
+    return 0;
+}
+
 /* ---- a rank that does not die ---- */
 
 static int all_done(const test_rank *self)
@@ -307,8 +317,7 @@ static int immortal(test_rank *self)
     }
     if (check_stats(self, r))
         return 1;
-    rig_free(self->device, r);
-    return 0;
+    return end_life(self, r);
 }
 
 /* ---- a rank that dies, and comes back ---- */
@@ -386,9 +395,7 @@ static int mortal(test_rank *self)
             return 1;
         atomic_fetch_add(&s->whole[self->rank][self->incarnation], (unsigned)whole);
     }
-    rig_free(self->device, r);
-    free_remains(self);
-    return 0;
+    return end_life(self, r);
 }
 
 static int body(test_rank *self) { return is_mortal(self, self->rank) ? mortal(self) : immortal(self); }
