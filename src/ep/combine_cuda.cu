@@ -69,11 +69,8 @@ static __device__ return_ends read_ends(const epg__cuda_lane &l, uint32_t *rows)
         *rows = epg__received_rows(l);
         return e;
     }
-    e.count = e.end = lane < l.ranks ? l.received[lane] : 0;
-    for (uint32_t step = 1; step < 32; step *= 2) {
-        uint32_t other = __shfl_up_sync(0xFFFFFFFFu, e.end, step);
-        e.end += lane >= step ? other : 0;
-    }
+    e.count = lane < l.ranks ? l.received[lane] : 0;
+    e.end = epg__sum_lanes(e.count);
     *rows = __shfl_sync(0xFFFFFFFFu, e.end, 31);
     return e;
 }

@@ -176,23 +176,13 @@ typedef struct few_rows {
     uint32_t index;                              /* of the source's first slot */
 } few_rows;
 
-static __device__ uint32_t sum_lanes(uint32_t value)
-{
-    uint32_t lane = epg__lane_id();
-    for (uint32_t step = 1; step < 32; step *= 2) {
-        uint32_t other = __shfl_up_sync(0xFFFFFFFFu, value, step);
-        value += lane >= step ? other : 0;
-    }
-    return value;
-}
-
 /* The whole block: bits[expert] has a bit for each row that goes there. Counts them, a warp per expert, and places the
  * experts. */
 static __device__ void place_bits(const epg__cuda_lane &l, const uint32_t *bits, uint32_t words, few_places *s)
 {
     uint32_t lane = epg__lane_id();
     for (uint32_t e = threadIdx.x / 32; e < l.local_experts; e += blockDim.x / 32) {
-        uint32_t count = lane + 1 < words ? __popc(bits[e * words + lane]) : 0, sum = sum_lanes(count);
+        uint32_t count = lane + 1 < words ? __popc(bits[e * words + lane]) : 0, sum = epg__sum_lanes(count);
         s->before[e][lane] = (uint16_t)(sum - count);
         if (lane == 31)
             s->all[e] = sum;
@@ -272,7 +262,7 @@ static __device__ bool few_rows_of(const epg__cuda_lane &l, const epg__step &at,
                                    const few_places &s, few_rows *rows)
 {
     uint32_t lane = epg__lane_id(), warp = threadIdx.x / 32, warps = blockDim.x / 32, share = warps / l.ranks;
-    uint32_t count = lane < l.ranks ? s.received[lane] : 0, end = sum_lanes(count);
+    uint32_t count = lane < l.ranks ? s.received[lane] : 0, end = epg__sum_lanes(count);
     rows->stride = share * at.tokens;
     if (share == 0 || __shfl_sync(0xFFFFFFFFu, end, 31) > warps * 32)
         return false;
@@ -379,11 +369,7 @@ static __global__ void __launch_bounds__(EPG_CUDA_BLOCK) place_all(const __grid_
     for (uint32_t e = threadIdx.x / 32; e < l.local_experts; e += blockDim.x / 32) {
         uint32_t before = 0;
         for (uint32_t chunk = lane; chunk < l.chunks; chunk += 32) {
-            uint32_t *cell = &l.scratch[chunk * l.local_experts + e], count = *cell, sum = count;
-            for (uint32_t step = 1; step < 32; step *= 2) {
-                uint32_t other = __shfl_up_sync(0xFFFFFFFFu, sum, step);
-                sum += lane >= step ? other : 0;
-            }
+            uint32_t *cell = &l.scratch[chunk * l.local_experts + e], count = *cell, sum = epg__sum_lanes(count);
             *cell = before + sum - count;
             before += __shfl_sync(0xFFFFFFFFu, sum, 31);
         }

@@ -235,12 +235,8 @@ template <int FORM> static __global__ void __launch_bounds__(256) send_rows(cons
 
 /* ---- words ---- */
 
-static __global__ void rehearse(const __grid_constant__ epg__cuda_params p)
-{
-    epg__word_store(&epg__own_header(p.lane)->rehearsal, p.is_void);
-}
-
-static __global__ void give_up(const __grid_constant__ epg__cuda_params p) { epg__give_up(p.lane, p.is_void, p.parts); }
+static __global__ void store_word(const __grid_constant__ epg__cuda_word w) { epg__word_store(w.word, w.value); }
+static __global__ void raise_word(const __grid_constant__ epg__cuda_word w) { atomicMax_system(w.word, w.value); }
 
 /* ---- launchers ---- */
 
@@ -265,22 +261,22 @@ epg_status epg__cuda_dispatch_send(epg_device *device, epg_stream stream, const 
     return epg__cuda_launch_rows(device, stream, shape, &rows, params);
 }
 
-epg_status epg__cuda_rehearse(epg_device *device, epg_stream stream, epg__cuda_params *params)
+epg_status epg__cuda_store_word(epg_device *device, epg_stream stream, const epg__cuda_word *word)
 {
-    epg__cuda_launch launch = {(const void *)rehearse, "rehearsal", {1, 1, 1}, 1, 0, 0, 0};
-    return epg__cuda_launch_kernel(device, stream, &launch, params);
+    epg__cuda_launch launch = {(const void *)store_word, "a word", {1, 1, 1}, 1, 0, 0, 0};
+    return epg__cuda_launch_kernel(device, stream, &launch, word);
 }
 
-epg_status epg__cuda_give_up(epg_device *device, epg_stream stream, epg__cuda_params *params)
+epg_status epg__cuda_raise_word(epg_device *device, epg_stream stream, const epg__cuda_word *word)
 {
-    epg__cuda_launch launch = {(const void *)give_up, "masking a rank", {1, 1, 1}, 1, 0, 0, 0};
-    return epg__cuda_launch_kernel(device, stream, &launch, params);
+    epg__cuda_launch launch = {(const void *)raise_word, "a word", {1, 1, 1}, 1, 0, 0, 0};
+    return epg__cuda_launch_kernel(device, stream, &launch, word);
 }
 
 epg_status epg__cuda_send_prepare(epg_device *device)
 {
     const void *const kernels[] = {(const void *)route, send_kernels[0], send_kernels[1], send_kernels[2],
-                                   (const void *)rehearse, (const void *)give_up};
+                                   (const void *)store_word, (const void *)raise_word};
     epg_status status = EPG_OK;
     for (int i = 0; i < 6 && status == EPG_OK; i++)
         status = epg__cuda_kernel_prepare(device, kernels[i], i == 0 ? EPG_CUDA_TABLE_BYTES : 0);

@@ -61,11 +61,7 @@ static __device__ inline epg__few_sums epg__place_few(const epg__cuda_lane &l, b
         uint32_t e = first + lane, both = e < l.local_experts ? all[e] : 0, count = both & 0xFFFFu;
         uint32_t at = e * l.rows_per_expert, room = l.rows_per_expert;
         if (l.layout != EPG_LAYOUT_MASKED) {
-            uint32_t rounded = (count + l.row_align - 1) & ~(l.row_align - 1), sum = rounded;
-            for (uint32_t step = 1; step < 32; step *= 2) {
-                uint32_t other = __shfl_up_sync(0xFFFFFFFFu, sum, step);
-                sum += lane >= step ? other : 0;
-            }
+            uint32_t rounded = (count + l.row_align - 1) & ~(l.row_align - 1), sum = epg__sum_lanes(rounded);
             at = base + sum - rounded < l.row_capacity ? base + sum - rounded : l.row_capacity;
             base += __shfl_sync(0xFFFFFFFFu, sum, 31);
             room = l.row_capacity - at;

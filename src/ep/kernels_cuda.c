@@ -133,8 +133,10 @@ static epg_status check_room(const epg_group *g, const epg__cuda_limits *limits)
     uint64_t waiting = (uint64_t)g->wire.geometry.ranks * g->options.lanes;
     if (waiting < room)
         return EPG_OK;
-    return epg__fail(EPG_ERR_UNSUPPORTED, "%u ranks with %u lanes on one GPU: the kernels that wait for one another could "
-                     "fill it; ranks times lanes must be below %u here", g->wire.geometry.ranks, g->options.lanes, room);
+    return epg__fail(EPG_ERR_UNSUPPORTED,
+                     "%u ranks with %u lanes on one GPU: the kernels that wait for one another could fill it; ranks times "
+                     "lanes must be below %u here",
+                     g->wire.geometry.ranks, g->options.lanes, room);
 }
 
 static epg_status prepare(epg_group *g, state *s)
@@ -323,9 +325,8 @@ static epg_status combine(epg_group *g, uint32_t lane, const void *expert_rows, 
 
 static epg_status rehearse(epg_group *g, int on, epg_stream stream)
 {
-    epg__cuda_params params = params_for(g, 0);
-    params.is_void = on != 0;
-    return epg__cuda_rehearse(g->device, stream, &params);
+    epg__cuda_word word = {&((epg_wire_header *)own_region(g))->rehearsal, on != 0};
+    return epg__cuda_store_word(g->device, stream, &word);
 }
 
 /* ---- joining again ---- */
@@ -411,12 +412,10 @@ static epg_status alive(epg_group *g, uint32_t rank, int *answer)
 /* A kernel, since others may be raising the word at once. */
 static epg_status give_up(epg_group *g, uint32_t rank, uint32_t incarnation)
 {
-    epg__cuda_params params = params_for(g, 0);
+    epg__cuda_word word = {(uint32_t *)(own_region(g) + g->wire.mask) + rank, incarnation + 1};
     epg_capture_mode mode;
-    params.is_void = rank;
-    params.parts = incarnation;
     EPG_TRY(side_begin(g, &mode));
-    return side_end(g, mode, epg__cuda_give_up(g->device, ((const state *)g->kernels_state)->side, &params));
+    return side_end(g, mode, epg__cuda_raise_word(g->device, ((const state *)g->kernels_state)->side, &word));
 }
 
 static epg_status counters(epg_group *g, uint64_t value[EPG_COUNTERS])

@@ -118,6 +118,16 @@ static __device__ inline uint32_t epg__first_item(void) { return (blockIdx.x * b
 static __device__ inline uint32_t epg__item_stride(void) { return gridDim.x * blockDim.x / 32; }
 static __device__ inline uint32_t epg__lane_id(void) { return threadIdx.x & 31; }
 
+/* The whole warp: the sum of `value` in lanes 0 to this one. */
+static __device__ inline uint32_t epg__sum_lanes(uint32_t value)
+{
+    for (uint32_t step = 1; step < 32; step *= 2) {
+        uint32_t other = __shfl_up_sync(0xFFFFFFFFu, value, step);
+        value += epg__lane_id() >= step ? other : 0;
+    }
+    return value;
+}
+
 /* Lane `from`'s pointer, in every lane of the warp. */
 static __device__ inline char *epg__pointer_of(char *pointer, uint32_t from)
 {

@@ -98,11 +98,13 @@ epg_status epg__cuda_local_dispatch(epg_device *device, epg_stream stream, const
 epg_status epg__cuda_local_combine(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
                                    epg__cuda_params *params);
 
-/* Switches the rehearsal word (of params->lane) to params->is_void. */
-epg_status epg__cuda_rehearse(epg_device *device, epg_stream stream, epg__cuda_params *params);
-
-/* Gives up life params->parts, and those before, of rank params->is_void. */
-epg_status epg__cuda_give_up(epg_device *device, epg_stream stream, epg__cuda_params *params);
+/* A word of this rank's region, in stream order: stored, or raised where it is less. */
+typedef struct epg__cuda_word {
+    uint32_t *word;
+    uint32_t value;
+} epg__cuda_word;
+epg_status epg__cuda_store_word(epg_device *device, epg_stream stream, const epg__cuda_word *word);
+epg_status epg__cuda_raise_word(epg_device *device, epg_stream stream, const epg__cuda_word *word);
 
 /* Joining again. The first puts this rank's region in the state of a place that was taken anew; of an admission's two
  * the second is for a rank that joins, once all lanes were told of all members. */
