@@ -13,7 +13,8 @@
  * that one. A replay calls no step function, but for its eager segments, and needs no scope.
  *
  * Steps of one runner share its scratch memory, so they run one after the other, whatever streams they are given; a
- * stream must live until the runner was given another one, reset or destroyed. One thread at a time per runner. */
+ * stream must live until the runner was given another one, forgot it (epg_runner_forget_stream), was reset or
+ * destroyed. One thread at a time per runner. */
 #ifndef EPGRAPH_RUNNER_H
 #define EPGRAPH_RUNNER_H
 
@@ -131,6 +132,10 @@ EPG_API epg_status epg_runner_run(epg_runner *runner, const epg_runner_step *ste
 
 /* Captures every bucket of step->variant, largest first; nothing runs but rehearsals. step->tokens is not used. */
 EPG_API epg_status epg_runner_capture_all(epg_runner *runner, const epg_runner_step *step);
+
+/* To be called before a stream is destroyed on which the runner's last step may be: waits for that step, so that later
+ * ones need no order after it. Does nothing if the last step was elsewhere. Not during capture. */
+EPG_API epg_status epg_runner_forget_stream(epg_runner *runner, epg_stream stream);
 
 /* Drops every entry and the pool (weights moved, say); the next use captures anew. Waits for replays in flight. The
  * executables are kept: where the new capture differs in its nodes' parameters alone, the device updates the old

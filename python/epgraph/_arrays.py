@@ -33,6 +33,7 @@ class Array(NamedTuple):
     kind: str
     held: Any                   # what keeps the memory alive
     ordinal: Optional[int]      # the GPU; None: the CPU
+    producer: Optional[int] = None  # the stream that fills it, as a CUDA array interface tells
 
 
 def module_of(source: Any) -> str:
@@ -109,8 +110,10 @@ def _look_dlpack(source: Any, name: str, writable: bool, stream: Optional[int]) 
 def _look_cuda_interface(source: Any, name: str, writable: bool, stream: Optional[int]) -> Array:
     device = getattr(source, "device", None)
     ordinal = getattr(device, "id", getattr(device, "index", None))
-    return _of_interface(source.__cuda_array_interface__, source, name, writable,
-                         ordinal if isinstance(ordinal, int) else -1)   # -1: it does not say which GPU
+    told = source.__cuda_array_interface__
+    array = _of_interface(told, source, name, writable,
+                          ordinal if isinstance(ordinal, int) else -1)  # -1: it does not say which GPU
+    return array._replace(producer=told.get("stream"))
 
 
 def _look_buffer(source: Any, name: str, writable: bool, stream: Optional[int]) -> Array:
@@ -188,6 +191,8 @@ def take(source: Any, name: str, kinds: Sequence[str], shape: Sequence[Optional[
         raise ValueError(f"{name} has shape {array.shape}, wanted ({wanted})")
     if shape and shape[0] is None and array.shape[0] < least_rows:
         raise ValueError(f"{name} has {array.shape[0]} rows, {least_rows} are needed")
+    if array.producer is not None and stream is not None and array.producer != (stream or 1):
+        device._order_streams(array.producer, stream)
     if array.ordinal is not None and array.address % alignment:
         raise ValueError(f"{name} begins at {array.address:#x}, which is not a multiple of {alignment} bytes")
     return array

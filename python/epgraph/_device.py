@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ctypes as c
+import itertools
 import threading
 import weakref
 from contextlib import contextmanager
@@ -95,6 +96,35 @@ class Failures:
             return first
 
 
+class NotHeld(List[Any]):
+    """What is held for work on a stream of another library's, of which nobody says when it is done: nothing."""
+
+    def extend(self, things: Any) -> None:
+        pass
+
+
+class _Once:
+    """Host functions that run once, kept until then. C calls one function for all of them, which is never freed: none
+    may be while it runs."""
+
+    def __init__(self) -> None:
+        self.functions: Dict[int, Callable[[Optional[int]], None]] = {}
+        self.keys = itertools.count(1)
+        self.function = HOST_FUNCTION(lambda key: self.take(key)(None))
+        self.address = c.cast(self.function, c.c_void_p).value
+
+    def put(self, function: Callable[[Optional[int]], None]) -> int:
+        key = next(self.keys)
+        self.functions[key] = function
+        return key
+
+    def take(self, key: int) -> Callable[[Optional[int]], None]:
+        return self.functions.pop(key)
+
+
+_once = _Once()
+
+
 class Device(Handle):
     """Streams, memory and capture, under CUDA's rules.
 
@@ -137,6 +167,16 @@ class Device(Handle):
     def synchronize(self) -> None:
         """Waits for all work of all streams. Error: 900 while any stream captures, which ends every capture."""
         lib.epg_device_synchronize(self.raw)
+
+    def _order_streams(self, before: int, after: int) -> None:
+        """Work put on stream `after` from now on waits for what is on `before` now."""
+        event = c.c_void_p()
+        lib.epg_event_create_order(self.raw, c.byref(event))
+        try:
+            lib.epg_event_record(self.raw, event, before)
+            lib.epg_stream_wait_event(self.raw, after, event)
+        finally:
+            lib.epg_event_destroy(self.raw, event)
 
     @contextmanager
     def _relaxed(self) -> Iterator[None]:
@@ -182,6 +222,7 @@ class Stream(Handle):
         self._held: List[Any] = []
         self._failures = Failures()
         self._others: Set[Failures] = set()
+        self._runners: "weakref.WeakSet[Any]" = weakref.WeakSet()   # those that may be ordered after it
         self._owned = True
         raw = c.c_void_p()
         lib.epg_stream_create(device.raw, 0 if blocking else 1, c.byref(raw))
@@ -193,7 +234,7 @@ class Stream(Handle):
         self = cls.__new__(cls)
         Handle.__init__(self)
         self.device, self._raw, self._held, self._failures = device, raw or 0, held, failures
-        self._others, self._owned = set(), False
+        self._others, self._owned, self._runners = set(), False, weakref.WeakSet()
         return self
 
     def __cuda_stream__(self) -> Tuple[int, int]:
@@ -205,6 +246,8 @@ class Stream(Handle):
 
     def _destroy(self, raw: int) -> None:
         if self._owned:
+            for runner in list(self._runners):
+                runner._forget(raw)
             try:
                 lib.epg_stream_synchronize(self.device.raw, raw)  # its work may use what is held
             except Error:
@@ -263,7 +306,15 @@ class Stream(Handle):
             except BaseException as error:  # it may not unwind through C
                 failures.put(error)
 
+        label = name.encode() if name else None
+        if isinstance(self._held, NotHeld):     # nobody says when it has run, but it runs once
+            key = _once.put(call)
+            try:
+                lib.epg_host_func(self.device.raw, self.raw, _once.address, key, label)
+            except BaseException:
+                _once.take(key)
+                raise
+            return
         wrapped = HOST_FUNCTION(call)
         self.hold(wrapped)
-        lib.epg_host_func(self.device.raw, self.raw, c.cast(wrapped, c.c_void_p), None,
-                          name.encode() if name else None)
+        lib.epg_host_func(self.device.raw, self.raw, c.cast(wrapped, c.c_void_p), None, label)

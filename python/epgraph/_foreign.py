@@ -70,8 +70,7 @@ class UsedStreams:
         if self.device.kind != "cuda":
             raise TypeError(f"stream is a {type(stream).__name__}, wanted an epgraph.Stream of the host device")
         handle = stream_handle(stream)
-        if handle not in self.streams:
-            self.streams[handle] = stream
+        self.streams[handle] = stream   # it may be a later stream with the handle of one that has ended
         return handle
 
     def wait(self) -> None:

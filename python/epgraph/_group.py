@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ctypes as c
+from numbers import Integral
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from . import _abi
@@ -183,7 +184,8 @@ class Group(Handle):
             weights = take(topk_weights, "topk_weights", _arrays.FLOAT32, (None, self.topk), least_rows=count, **place)
             arguments.topk_weights = weights.address
             self._hold(stream, weights.held)
-        if isinstance(tokens, int):
+        if isinstance(tokens, Integral):
+            tokens = int(tokens)
             if not 0 <= tokens <= count:
                 raise ValueError(f"tokens is {tokens}, outside 0..{count}, the bucket")
             arguments.bucket = tokens

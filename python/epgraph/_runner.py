@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import ctypes as c
 import weakref
+from operator import index
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Union
 
 from . import _abi
 from ._arrays import is_torch, look, module_of
-from ._device import Device, Failures, Handle, Stream
+from ._device import Device, Failures, Handle, NotHeld, Stream
 from ._dlpack import ITEM_BYTES
 from ._foreign import stream_handle
 from ._frameworks import framework_of, over
@@ -86,13 +87,6 @@ def _names_legacy_stream(error: BaseException) -> bool:
     told = str(error)
     return ("legacy stream depend on a capturing blocking stream" in told or "CaptureImplicit" in told
             or "CAPTURE_IMPLICIT" in told)
-
-
-class _NotHeld(List[Any]):
-    """For work on a stream of another library's: nobody would say when it is done."""
-
-    def extend(self, things: Any) -> None:
-        pass
 
 
 class _Inputs:
@@ -188,7 +182,8 @@ class Runner(Handle):
         self._rehearsed: List[Any] = []     # what warm-ups and probes do
         self._failures = Failures()         # of captured host functions
         self._streams: Set[Stream] = set()
-        self._now: Any = None               # the stream of the last call, and its handle
+        self._now: Any = None               # the stream of the last call
+        self._before: Any = None            # the one before that, after which a call may still be ordered
         self._is_ours = True
         self._raised: Optional[BaseException] = None
         self._step = _abi.init(_abi.RunnerStep)
@@ -197,7 +192,7 @@ class Runner(Handle):
         self._tokens = self._variant = 0
         self._eager = False
         self._inputs = _Inputs()
-        self._progress = PROGRESS(lambda _, done, all_: progress(done, all_)) if progress else None
+        self._progress = PROGRESS(self._as_progress(progress)) if progress else None
         self._options: Dict[str, Any] = dict(buckets=buckets, max_bucket=max_bucket, warmups=warmups, probe=probe)
         if fn is not None:
             self._create()
@@ -244,10 +239,22 @@ class Runner(Handle):
         self._raw, self._object = raw.value, raw
         for used in (*self.groups, *([self._scopes] if self._scopes else [])):
             used._dependents += 1
+            used._children.add(self)    # they close it first
 
     def _as_c(self, fn: StepFunction) -> Any:
         me = weakref.ref(self)  # no cycle: a runner that nobody has ends at once
         return STEP(lambda _, call: me()._call(fn, call))  # type: ignore[union-attr]
+
+    def _as_progress(self, fn: Callable[[int, int], Any]) -> Callable[..., None]:
+        failures = self._failures   # not self: no cycle
+
+        def call(_: Any, done: int, all_: int) -> None:
+            try:
+                fn(done, all_)
+            except BaseException as error:
+                failures.put(error)
+
+        return call
 
     def _destroy(self, raw: int) -> None:
         self._object = None
@@ -260,7 +267,7 @@ class Runner(Handle):
         for user in (*self._streams, *self.groups, *([self._scopes] if self._scopes else [])):
             user._release()
         self._streams.clear()
-        self._now, self._inputs = None, _Inputs()
+        self._now, self._before, self._inputs = None, None, _Inputs()
 
     # ---- the step function, as C calls it ----
 
@@ -268,7 +275,7 @@ class Runner(Handle):
         if phase == EAGER and self._is_ours:
             return self._now  # type: ignore[no-any-return]
         if phase == EAGER:
-            return Stream._borrowed(self.device, handle, _NotHeld(), self._failures)
+            return Stream._borrowed(self.device, handle, NotHeld(), self._failures)
         if phase != WARMUP:
             self._rehearsed.clear()     # warm-ups are over, and waited for
         captures = self.stats()["captures"]
@@ -279,9 +286,10 @@ class Runner(Handle):
 
     def _call(self, fn: StepFunction, raw: Any) -> int:
         """An exception may not unwind through C, so it waits here."""
-        phase, self._raised = raw.contents.phase, None
-        call = StepCall(raw, self._stream_of(phase, raw.contents.stream))
+        self._raised, call = None, None
         try:
+            phase = raw.contents.phase
+            call = StepCall(raw, self._stream_of(phase, raw.contents.stream))
             if phase == EAGER:
                 fn(call)
             else:
@@ -290,16 +298,18 @@ class Runner(Handle):
             return 0
         except BaseException as error:
             self._raised = error
-            if phase == PROBE and _names_legacy_stream(error):
+            if raw.contents.phase == PROBE and _names_legacy_stream(error):
                 return CAPTURE_IMPLICIT
             return error.code if isinstance(error, Error) else STATE
         finally:
-            call._raw = None
+            if call is not None:
+                call._raw = None
 
     # ---- steps ----
 
     def _attach(self, stream: Any) -> None:
         """`stream` is that of the next calls."""
+        self.raw    # raises where there is no runner to be attached
         ours = isinstance(stream, Stream)
         handle = self.groups[0]._use(stream) if self.groups else stream.raw if ours else stream_handle(stream)
         if ours:
@@ -309,14 +319,25 @@ class Runner(Handle):
                 self._streams.add(stream)
                 stream._dependents += 1
             stream._others.add(self._failures)
+            stream._runners.add(self)
         elif self.device.kind != "cuda":
             raise TypeError(f"stream is a {type(stream).__name__}, wanted an epgraph.Stream of the host device")
         for group in self.groups[1:]:
             group._use(stream)
         self._step.stream = handle
-        self._now, self._is_ours = stream, ours
+        self._before, self._now, self._is_ours = self._now, stream, ours
+
+    def _forget(self, handle: int) -> None:
+        """A stream of ours is about to end."""
+        if self._raw is not None:
+            with self.device._relaxed():
+                try:
+                    lib.epg_runner_forget_stream(self._raw, handle)
+                except Error:   # of its work: whoever waits for it next is told
+                    pass
 
     def _fill(self, tokens: int, variant: int, eager: bool) -> None:
+        tokens, variant = index(tokens), index(variant)
         for name, value in (("tokens", tokens), ("variant", variant)):
             if not 0 <= value < 2**32:
                 raise ValueError(f"{name} is {value}, outside 0..{2**32 - 1}")
@@ -376,6 +397,8 @@ class Runner(Handle):
             lib.epg_runner_capture_all(self.raw, self._step_address)
         except Error as error:
             self._failed(error.code)
+        if self._failures.first is not None:    # of `progress`
+            raise self._failures.take()  # type: ignore[misc]
 
     def reset(self) -> None:
         """Drops every entry, once replays in flight are done; the next use captures anew."""

@@ -5,6 +5,7 @@ import ctypes as c
 import importlib
 import itertools
 import threading
+from operator import index
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple, Union
 
 from . import _abi
@@ -184,8 +185,8 @@ class scope:
             print(*entered.report, sep="\\n")
 
     On the way out, after an exception too, every runtime has back exactly what it had, whatever was set since. Scopes
-    nest; several threads may each have theirs. It may be used during capture. Entering one scope object again is
-    possible once it was left.
+    nest, and are to be left in the order of a stack, which is checked within a table; several threads may each have
+    theirs. It may be used during capture. Entering one scope object again is possible once it was left.
 
     Args:
         stream: an object with ``__cuda_stream__``, ``.cuda_stream`` or ``.ptr``, an ``epgraph.Stream``, or an int.
@@ -204,14 +205,14 @@ class scope:
             ``EPG_ERR_STATE`` a scope left out of order or on another thread.
     """
 
-    __slots__ = ("stream", "ordinal", "_table", "_raw", "_report")
+    __slots__ = ("stream", "ordinal", "_source", "_table", "_raw", "_report")
 
     def __init__(self, stream: Any, *, ordinal: Optional[int] = None, best_effort: bool = False,
                  table: Optional[ScopeTable] = None) -> None:
         if best_effort and table is not None:
             raise ValueError("best_effort is the table's: give it to ScopeTable")
-        self.stream = stream_handle(stream)
-        told = stream_ordinal(stream) if ordinal is None else ordinal
+        self.stream, self._source = stream_handle(stream), stream   # kept, so that the handle stays one
+        told = stream_ordinal(stream) if ordinal is None else index(ordinal)
         self.ordinal: int = 0 if told is None else told
         self._report: Any = None    # the struct, or the lines that were made of it
         self._table = table

@@ -106,6 +106,8 @@ class _Crew:
     def __init__(self, members: List[Team], fn: Callable[..., Any], args: Sequence[Any]) -> None:
         self.members, self.fn, self.args = members, fn, args
         self.results: List[Any] = [None] * len(members)
+        # Waited for rather than the threads: a join that Ctrl-C interrupts takes its thread for ended (up to 3.12).
+        self.ended = [threading.Event() for _ in members]
         self.lock = threading.Lock()
         self.raised: List[BaseException] = []   # in the order of time
 
@@ -117,14 +119,28 @@ class _Crew:
             with self.lock:
                 self.raised.append(error)
             team.abort(f"rank {rank} raised {type(error).__name__}: {error}")
+        finally:
+            self.ended[rank].set()
 
     def run(self) -> None:
         threads = [threading.Thread(target=self.run_rank, args=(rank,), name=f"epgraph rank {rank}")
                    for rank in range(len(self.members))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        started = 0
+        try:
+            for thread in threads:
+                thread.start()
+                started += 1
+            for event in self.ended:
+                event.wait()
+        except BaseException as error:  # Ctrl-C, or no thread to be had: nobody is left waiting
+            for team in self.members:
+                team.abort(f"{type(error).__name__} in the thread that launched the ranks")
+            for event in self.ended[:started]:
+                event.wait()
+            raise
+        finally:
+            for thread in threads[:started]:
+                thread.join()
 
     def first_cause(self) -> Optional[BaseException]:
         for error in self.raised:
@@ -138,7 +154,8 @@ def launch(fn: Callable[..., Any], ranks: int, *args: Any, device: Optional[Devi
     """Runs ``fn(team, *args)`` on `ranks` virtual ranks, a thread each, and waits for all.
 
     A rank that raises aborts the team, so that no peer waits for it. Everything that was made from the teams (groups,
-    and their runners) is closed at the end; without `device`, a host device is made for the call and closed as well.
+    and their runners) is closed at the end, so views that a rank returns are dead; without `device`, a host device is
+    made for the call and closed as well.
 
     Returns:
         What each rank returned, in rank order.
@@ -150,9 +167,11 @@ def launch(fn: Callable[..., Any], ranks: int, *args: Any, device: Optional[Devi
     used = Device() if device is None else device
     try:
         crew = _Crew(teams(used, ranks, timeout_ms), fn, args)
-        crew.run()
-        for team in crew.members:
-            team.close()
+        try:
+            crew.run()
+        finally:
+            for team in crew.members:
+                team.close()
         cause = crew.first_cause()
         if cause is not None:
             raise cause

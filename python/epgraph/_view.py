@@ -52,6 +52,7 @@ class View:
 
     def _over(self, address: Optional[int], shape: Tuple[int, ...], kind: str,
               strides: Optional[Tuple[int, ...]] = None) -> Any:
+        self._group.raw     # raises once it is closed: its memory is gone
         return over(self.framework, address, shape, kind, self._group.device, self._group, strides=strides)
 
     def _row_count(self) -> int:

@@ -437,6 +437,19 @@ static epg_status wait_for_last(epg_runner *runner)
     return status;
 }
 
+epg_status epg_runner_forget_stream(epg_runner *runner, epg_stream stream)
+{
+    if (!runner)
+        return epg__fail(EPG_ERR_INVALID, "runner is NULL");
+    if (runner->busy)
+        return epg__fail(EPG_ERR_STATE, "a step function lets its own runner forget a stream");
+    if (!runner->has_last || !same_stream(runner->last, stream))
+        return EPG_OK;
+    EPG_TRY(wait_for_last(runner));
+    runner->has_last = false;
+    return EPG_OK;
+}
+
 static void drop_entries(epg_runner *runner)
 {
     for (uint32_t i = 0; i < runner->entry_count; i++)

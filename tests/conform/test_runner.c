@@ -356,6 +356,27 @@ static void steps_on_two_streams_do_not_overlap(void **state)
     assert_int_equal(stats_of(f).crossings, 2);
 }
 
+static void a_stream_that_was_forgotten_may_go(void **state)
+{
+    fixture *f = *state;
+    int value = 0;
+    epg_stream brief;
+    make_runner(f);
+    f->step.input = &value;
+    assert_int_equal(epg_stream_create(f->device, EPG_STREAM_NONBLOCKING, &brief), EPG_OK);
+    assert_int_equal(run(f, 4, brief), EPG_OK);
+    assert_int_equal(epg_host_func(f->device, brief, slow, &value, NULL), EPG_OK);
+    assert_int_equal(run(f, 4, brief), EPG_OK);
+    assert_int_equal(epg_runner_forget_stream(f->runner, f->other), EPG_OK); /* it ran nothing there */
+    assert_int_equal(epg_runner_forget_stream(f->runner, brief), EPG_OK);
+    assert_int_equal(f->step.seen, 42); /* that step was waited for */
+    assert_int_equal(epg_stream_destroy(f->device, brief), EPG_OK);
+    assert_int_equal(run(f, 4, f->stream), EPG_OK);
+    drain(f);
+    assert_int_equal(stats_of(f).crossings, 0);
+    assert_int_equal(epg_runner_forget_stream(NULL, f->stream), EPG_ERR_INVALID);
+}
+
 static void a_first_use_waits_for_the_callers_work(void **state)
 {
     fixture *f = *state;
@@ -542,6 +563,7 @@ int main(void)
         RUNNER_TEST(without_the_probe_it_is_lost_in_silence),
         RUNNER_TEST(segments_run_in_order),
         RUNNER_TEST(steps_on_two_streams_do_not_overlap),
+        RUNNER_TEST(a_stream_that_was_forgotten_may_go),
         RUNNER_TEST(a_first_use_waits_for_the_callers_work),
         RUNNER_TEST(capture_all_goes_from_the_largest),
         RUNNER_TEST(reset_captures_anew),

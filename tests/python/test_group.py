@@ -60,6 +60,21 @@ class Launch(unittest.TestCase):
         self.assertLess(time.monotonic() - began, 50)
         self.assertFalse([t for t in threading.enumerate() if t.name.startswith("epgraph rank")])
 
+    def test_an_interrupt_wakes_the_ranks_and_waits_for_them(self):
+        import _thread
+
+        def body(team):
+            if team.rank == 0:
+                _thread.interrupt_main()
+            team.barrier() if team.rank == 0 else started.wait()
+            team.barrier()
+
+        started = threading.Event()
+        threading.Timer(0.3, started.set).start()
+        with self.assertRaises(KeyboardInterrupt):
+            epgraph.launch(body, 2, timeout_ms=60000)
+        self.assertFalse([t for t in threading.enumerate() if t.name.startswith("epgraph rank")])
+
     def test_peers_learn_the_reason(self):
         told = []
 
@@ -265,7 +280,7 @@ class Pairs(unittest.TestCase):
             rows, ids, weights = self.inputs(team.rank)
             group = make(team)
             with team.device.stream() as stream:
-                view = group.dispatch(rows, ids, weights, tokens=1, stream=stream)
+                view = group.dispatch(rows, ids, weights, tokens=numpy.int64(1), stream=stream)
                 out = group.combine(group.run_experts(view, lambda expert, x: x, stream=stream), stream=stream)
                 stream.synchronize()
             self.assertTrue(out[0].any() and not out[1:].any())

@@ -43,7 +43,7 @@ class BareInterface:
     def __init__(self, of, typestr):
         self.held = of
         self.__cuda_array_interface__ = {"shape": tuple(of.shape), "typestr": typestr, "version": 3,
-                                         "data": (of.data_ptr(), False)}
+                                         "data": (of.data_ptr(), False), "stream": 1}
 
 
 @with_gpu

@@ -257,6 +257,49 @@ class Plain(unittest.TestCase):
         self.assertEqual(len(runner._held), 3)
         del junk
 
+    def test_a_stream_may_be_closed_between_steps(self):
+        seen = []
+        runner = epgraph.Runner(lambda call: call.stream.host_func(lambda: seen.append(1)), buckets=[1],
+                                device=self.device, warmups=0)
+        for _ in range(3):
+            with self.device.stream() as brief:
+                runner.run(1, stream=brief)
+        with self.device.stream() as brief:
+            runner.run(1, stream=brief, eager=True)
+        runner.run(1, stream=self.stream)
+        self.stream.synchronize()
+        self.assertEqual(len(seen), 5)
+        with self.device.stream() as brief:
+            runner.close()
+            with self.assertRaisesRegex(ValueError, "Runner is closed"):
+                runner.run(1, stream=brief)
+            self.assertEqual(brief._dependents, 0)
+
+    def test_what_progress_raises_comes_out(self):
+        def progress(done, all_):
+            raise KeyError(done)
+
+        runner = epgraph.Runner(lambda call: None, buckets=[1, 2], device=self.device, progress=progress)
+        with self.assertRaisesRegex(KeyError, "1"):
+            runner.capture_all(stream=self.stream)
+        runner.run(2, stream=self.stream)
+        self.assertEqual(runner.stats()["captures"], 2)
+
+    def test_numbers_of_other_kinds(self):
+        class Number:
+            def __index__(self):
+                return 2
+
+        runner = epgraph.Runner(lambda call: None, buckets=[2], device=self.device)
+        runner.run(Number(), stream=self.stream, variant=Number())
+        self.assertEqual(runner.stats()["tokens"], 2)
+
+    def test_a_table_that_is_closed_closes_its_runners(self):
+        table = epgraph.ScopeTable()
+        runner = epgraph.Runner(lambda call: None, buckets=[1], device=self.device, scopes=table)
+        table.close()
+        self.assertTrue(runner.closed)
+
     def test_bad_arguments(self):
         with self.assertRaisesRegex(ValueError, "groups or a device"):
             epgraph.Runner(lambda call: None)
@@ -311,6 +354,19 @@ class Pairs(unittest.TestCase):
             self.assertEqual(group.stats()["pairs"], 2 * len(COUNTS))
 
         epgraph.launch(body, 2)
+
+    def test_a_group_that_is_closed_closes_its_runners(self):
+        with epgraph.Device() as device:
+            for place in (0, 1):
+                team, = epgraph.teams(device, 1)
+                groups = [epgraph.Group(team, experts=2, hidden=8, topk=1, max_tokens=4) for _ in range(2)]
+                runner = epgraph.Runner(lambda call: None, groups=groups)
+                view = groups[place].view()
+                groups[place].close()
+                self.assertTrue(runner.closed)
+                with self.assertRaisesRegex(ValueError, "Group is closed"):
+                    view.counts
+                team.close()
 
     def test_an_exception_between_the_halves_leaves_the_group_usable(self):
         def body(team):

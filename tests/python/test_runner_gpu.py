@@ -59,6 +59,18 @@ class Plain(Gpu):
         self.assertEqual(x[0].item(), 8)    # two warm-ups
         self.assertEqual(step.__doc__, "Adds one.")
 
+    def test_a_host_function_of_an_eager_step_on_torchs_stream(self):
+        seen, stream = [], torch.cuda.Stream()
+        runner = epgraph.Runner(lambda call: call.stream.host_func(lambda: seen.append(call.bucket)), buckets=[1],
+                                device=self.device, warmups=0)
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(100_000_000)
+        for tokens in (2, 3, 4):
+            runner.run(tokens, stream=stream)
+        gc.collect()
+        stream.synchronize()
+        self.assertEqual(seen, [2, 3, 4])
+
     def test_memory_of_the_captured_step_is_nobody_elses(self):
         """What the step's temporaries used must not be given to tensors made later, nor to the driver."""
         n, handles = 1 << 22, []
@@ -313,6 +325,8 @@ class Pairs(Gpu):
 
             # One after another: while one probes, nobody else may use the legacy stream. And before ranks wait for one
             # another, when the device can be waited for no more.
+            torch.cuda.synchronize()
+            team.barrier()
             for turn in range(team.size):
                 if turn == team.rank:
                     runner.capture_all(stream=stream, inputs={"rows": rows})

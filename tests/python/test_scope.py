@@ -84,6 +84,11 @@ class Scopes(unittest.TestCase):
             self.runtime.local.stream = 70
         self.assertEqual(self.runtime.get(0), 0)
 
+    def test_its_stream_lives_as_long_as_it(self):
+        with epgraph.Device() as device, epgraph.scope(device.stream(), table=self.table) as entered:
+            self.assertEqual(self.runtime.get(0), entered.stream)
+            self.assertFalse(entered._source.closed)
+
     def test_put_back_after_an_exception(self):
         with self.assertRaises(ZeroDivisionError):
             with epgraph.scope(64, table=self.table):
