@@ -106,8 +106,7 @@ class _Crew:
     def __init__(self, members: List[Team], fn: Callable[..., Any], args: Sequence[Any]) -> None:
         self.members, self.fn, self.args = members, fn, args
         self.results: List[Any] = [None] * len(members)
-        # Waited for rather than the threads: a join that Ctrl-C interrupts takes its thread for ended (up to 3.12).
-        self.ended = [threading.Event() for _ in members]
+        self.begun, self.ended = threading.Event(), threading.Event()
         self.lock = threading.Lock()
         self.raised: List[BaseException] = []   # in the order of time
 
@@ -119,28 +118,39 @@ class _Crew:
             with self.lock:
                 self.raised.append(error)
             team.abort(f"rank {rank} raised {type(error).__name__}: {error}")
-        finally:
-            self.ended[rank].set()
 
-    def run(self) -> None:
+    def run_all(self) -> None:
+        self.begun.set()
         threads = [threading.Thread(target=self.run_rank, args=(rank,), name=f"epgraph rank {rank}")
                    for rank in range(len(self.members))]
-        started = 0
+        started = []
         try:
             for thread in threads:
                 thread.start()
-                started += 1
-            for event in self.ended:
-                event.wait()
-        except BaseException as error:  # Ctrl-C, or no thread to be had: nobody is left waiting
-            for team in self.members:
-                team.abort(f"{type(error).__name__} in the thread that launched the ranks")
-            for event in self.ended[:started]:
-                event.wait()
+                started.append(thread)
+        except BaseException as error:  # no more threads to be had
+            self.raised.append(error)
+            self.abort(f"{type(error).__name__}: {error}")
+        for thread in started:
+            thread.join()
+        self.ended.set()
+
+    def abort(self, reason: str) -> None:
+        for team in self.members:
+            team.abort(reason)
+
+    def run(self) -> None:
+        """By a thread of its own, which Ctrl-C does not interrupt: a start or a join that it interrupts does not know
+        afterwards whether its thread runs."""
+        thread = threading.Thread(target=self.run_all, name="epgraph launch")
+        try:
+            thread.start()
+            self.ended.wait()
+        except BaseException as error:
+            self.abort(f"{type(error).__name__} in the thread that launched the ranks")
+            if self.begun.wait(1):
+                self.ended.wait()
             raise
-        finally:
-            for thread in threads[:started]:
-                thread.join()
 
     def first_cause(self) -> Optional[BaseException]:
         for error in self.raised:

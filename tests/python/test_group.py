@@ -1,6 +1,7 @@
 """Teams, launch, and dispatch and combine against sums written out here."""
 import array
 import gc
+import signal
 import threading
 import time
 import unittest
@@ -61,11 +62,9 @@ class Launch(unittest.TestCase):
         self.assertFalse([t for t in threading.enumerate() if t.name.startswith("epgraph rank")])
 
     def test_an_interrupt_wakes_the_ranks_and_waits_for_them(self):
-        import _thread
-
         def body(team):
             if team.rank == 0:
-                _thread.interrupt_main()
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             team.barrier() if team.rank == 0 else started.wait()
             team.barrier()
 
