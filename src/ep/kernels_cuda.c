@@ -134,8 +134,8 @@ static epg_status check_room(const epg_group *g, const epg__cuda_limits *limits)
     if (waiting < room)
         return EPG_OK;
     return epg__fail(EPG_ERR_UNSUPPORTED,
-                     "%u ranks with %u lanes on one GPU: the kernels that wait for one another could fill it; ranks times "
-                     "lanes must be below %u here",
+                     "%u ranks with %u lanes on one GPU: the kernels that wait for one another could fill it; ranks "
+                     "times lanes must be below %u here",
                      g->wire.geometry.ranks, g->options.lanes, room);
 }
 

@@ -418,7 +418,7 @@ static void play(uint32_t ranks, scene s)
     int seeds = test_device_kind() == EPG_DEVICE_HOST ? 20 : 0;
     if (test_device_serial())
         skip();
-    if (test_device_kind() == EPG_DEVICE_CUDA) /* a first launch may take long; a fault should not take a minute to see */
+    if (test_device_kind() == EPG_DEVICE_CUDA) /* a first launch may take long, and a fault should show soon */
         s.timeout_ms = s.timeout_ms < 600 ? 600 : 4000;
     for (s.lanes = 1; s.lanes <= LANES_MOST; s.lanes++)
         for (int seed = -1; seed < seeds; seed++)
