@@ -6,7 +6,7 @@ import itertools
 import threading
 import weakref
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple, TypeVar
 
 from . import _abi
 from ._library import NOT_READY, OK, Error, lib
@@ -14,6 +14,9 @@ from ._library import NOT_READY, OK, Error, lib
 KINDS = {"host": 0, "cuda": 1}
 RELAXED = 2     # EPG_CAPTURE_RELAXED
 HOST_FUNCTION = c.CFUNCTYPE(None, c.c_void_p)
+
+
+H = TypeVar("H", bound="Handle")
 
 
 class Handle:
@@ -62,7 +65,7 @@ class Handle:
         if self._unwanted and self._dependents == 0:
             self.close()
 
-    def __enter__(self) -> Any:
+    def __enter__(self: H) -> H:
         return self
 
     def __exit__(self, *_: Any) -> None:
