@@ -106,9 +106,9 @@ EPG_API epg_status epg_scope_enter(epg_scope_table *table, int ordinal, epg_stre
                                    epg_scope **scope);
 
 /* Puts back, in reverse, what every runtime had at enter, whatever was set since, and frees the scope. On the thread
- * that entered, the innermost of its scopes first: otherwise EPG_ERR_STATE, and nothing has changed. If a runtime does
- * not take back what it had, EPG_ERR_UNSUPPORTED names it; the others have theirs, and the scope is gone. Leaving NULL
- * does nothing. May run during capture. */
+ * that entered, the innermost of its scopes first, whatever their tables: otherwise EPG_ERR_STATE, and nothing has
+ * changed. If a runtime does not take back what it had, EPG_ERR_UNSUPPORTED names it; the others have theirs, and the
+ * scope is gone. Leaving NULL does nothing. May run during capture. */
 EPG_API epg_status epg_scope_leave(epg_scope *scope);
 
 /* Shows that a library follows: enters a scope on a non-blocking stream of its own, captures there while `operation`

@@ -185,8 +185,8 @@ class scope:
             print(*entered.report, sep="\\n")
 
     On the way out, after an exception too, every runtime has back exactly what it had, whatever was set since. Scopes
-    nest, and are to be left in the order of a stack, which is checked within a table; several threads may each have
-    theirs. It may be used during capture. Entering one scope object again is possible once it was left.
+    nest, and are left in the order of a stack, whatever their tables; several threads may each have theirs. It may be
+    used during capture. Entering one scope object again is possible once it was left.
 
     Args:
         stream: an object with ``__cuda_stream__``, ``.cuda_stream`` or ``.ptr``, an ``epgraph.Stream``, or an int.

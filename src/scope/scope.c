@@ -1,8 +1,8 @@
 /* The table of runtimes, and scopes: which runtimes are there, entering all or none of them, leaving in reverse.
  *
  * How a runtime is set is its own file's business. Invariants: the lock is not held while a runtime is set or put
- * back; a runtime that was found stays found, since the table keeps its library loaded; `open` lists the scopes of all
- * threads, the newest first. */
+ * back; a runtime that was found stays found, since the table keeps its library loaded. A thread's open scopes are a
+ * stack, whatever their tables: two tables may set the same runtime, and one left late would undo the other. */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -15,7 +15,6 @@ struct epg_scope_table {
     uint32_t references; /* the caller's own, and one per open scope; under the lock, as are all that follow */
     bool searched;
     uint64_t generation; /* of the libraries when they were last searched */
-    epg_scope *open;
     bool best_effort;    /* does not change */
     uint32_t count;
     epg__scope_found found[EPG_SCOPE_MAX_RUNTIMES];
@@ -23,12 +22,15 @@ struct epg_scope_table {
 
 struct epg_scope {
     epg_scope_table *table;
-    epg_scope *next; /* older */
+    epg_scope *outer; /* the thread's next one outwards */
     pthread_t thread;
     int ordinal;
     bool is_set[EPG_SCOPE_MAX_RUNTIMES];
     epg__scope_saved saved[EPG_SCOPE_MAX_RUNTIMES];
 };
+
+/* The calling thread's, as its message is. */
+static _Thread_local epg_scope *innermost;
 
 static const epg__scope_ops *const built_in[] = {&epg__scope_torch, &epg__scope_tvm_ffi, &epg__scope_paddle,
                                                  &epg__scope_cupy, &epg__scope_warp};
@@ -261,29 +263,19 @@ epg_status epg_scope_enter(epg_scope_table *table, int ordinal, epg_stream strea
     pthread_mutex_unlock(&table->lock);
 
     epg_status status = set_all(made, stream == EPG_STREAM_LEGACY ? NULL : stream, states, report);
-    pthread_mutex_lock(&table->lock);
     if (status != EPG_OK) {
+        pthread_mutex_lock(&table->lock);
         release_locked(table);
         free(made);
         return status;
     }
-    made->next = table->open;
-    table->open = made;
-    pthread_mutex_unlock(&table->lock);
+    made->outer = innermost;
+    innermost = made;
     *scope = made;
     return EPG_OK;
 }
 
 /* ---- leaving ---- */
-
-/* The scope's place in `open` if it is this thread's innermost one, else NULL. */
-static epg_scope **place_of(epg_scope *scope)
-{
-    epg_scope **place = &scope->table->open;
-    while (*place && *place != scope && !pthread_equal((*place)->thread, scope->thread))
-        place = &(*place)->next;
-    return *place == scope ? place : NULL;
-}
 
 epg_status epg_scope_leave(epg_scope *scope)
 {
@@ -292,13 +284,9 @@ epg_status epg_scope_leave(epg_scope *scope)
     epg_scope_table *table = scope->table;
     if (!pthread_equal(scope->thread, pthread_self()))
         return epg__fail(EPG_ERR_STATE, "a scope is left on another thread than the one that entered it");
-    pthread_mutex_lock(&table->lock);
-    epg_scope **place = place_of(scope);
-    if (place)
-        *place = scope->next;
-    pthread_mutex_unlock(&table->lock);
-    if (!place)
+    if (innermost != scope)
         return epg__fail(EPG_ERR_STATE, "a scope is left before one that was entered inside it");
+    innermost = scope->outer;
 
     epg_status status = restore_all(scope);
     pthread_mutex_lock(&table->lock);

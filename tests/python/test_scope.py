@@ -151,6 +151,15 @@ class Scopes(unittest.TestCase):
         if raised:
             raise raised[0]
 
+    def test_out_of_order_across_tables(self):
+        with epgraph.ScopeTable(runtimes=[self.runtime]) as table:
+            outer, inner = epgraph.scope(64, table=self.table), epgraph.scope(66, table=table)
+            outer.__enter__(), inner.__enter__()
+            with self.assertRaisesRegex(epgraph.Error, "EPG_ERR_STATE.*inside"):
+                outer.__exit__(None, None, None)
+            inner.__exit__(None, None, None), outer.__exit__(None, None, None)
+            self.assertEqual(self.runtime.get(0), 0)
+
     def test_a_scope_per_thread(self):
         with epgraph.scope(64, table=self.table):
             self.on_another_thread(lambda: self.assertEqual(self.runtime.get(0), 0))
