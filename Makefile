@@ -17,7 +17,8 @@ BUILD ?= build
 include tools/cuda.mk
 
 # -ffp-contract=off: the same bits whichever compiler built the kernels.
-WARNINGS := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Wvla
+WARNINGS := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wwrite-strings \
+  -Wvla
 CFLAGS ?= -O2 -g
 override CPPFLAGS += -D_GNU_SOURCE -Iinclude -Isrc
 override CFLAGS += -std=c11 -fPIC -fvisibility=hidden -ffp-contract=off -pthread $(WARNINGS) $(SANITIZE)
@@ -96,7 +97,8 @@ models: setup-tests
 
 gpu-test: setup-tests
 	@$(MAKE) --no-print-directory all tests
-	@EPGRAPH_TEST_DEVICE=cuda EPGRAPH_TEST_ALL_MAY_SKIP=1 tests/run.sh $(BUILD) $(DEVICE_TESTS) $(GPU_TESTS) tests/python/run.sh
+	@EPGRAPH_TEST_DEVICE=cuda EPGRAPH_TEST_ALL_MAY_SKIP=1 tests/run.sh $(BUILD) $(DEVICE_TESTS) $(GPU_TESTS) \
+	  tests/python/run.sh
 
 # Errors of the API are what many tests provoke, so they are not reported. Kernels run one at a time there.
 SANITIZER ?= $(CUDA_HOME)/bin/compute-sanitizer

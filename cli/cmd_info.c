@@ -111,8 +111,9 @@ static void print_presets(const info_options *options)
     for (size_t i = 0; i < epg_preset_count(); i++)
         if (!options->preset || options->preset == epg_preset_at(i))
             print_preset(epg_preset_at(i));
-    printf("\nMemory of the exchange, per rank, for %u ranks that send up to %u tokens. Apart from the protocol's: room "
-           "for\nevery row that can come to the experts, once for their input (not in place) and once for their output\n"
+    printf("\nMemory of the exchange, per rank, for %u ranks that send up to %u tokens. Apart from the protocol's: "
+           "room for\nevery row that can come to the experts, once for their input (not in place) and once for their "
+           "output\n"
            "  %-20s %12s %12s %14s  %s\n",
            options->ranks, options->tokens, "name", "symmetric", "local", "experts' rows", "rows");
     for (size_t i = 0; i < epg_preset_count(); i++)

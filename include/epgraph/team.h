@@ -34,7 +34,7 @@ typedef struct epg_team_stats {
 /* Virtual ranks in one process, on one device. On the CUDA device set CUDA_DEVICE_MAX_CONNECTIONS=32 before CUDA starts
  * (the command does): their kernels wait for one another, and streams that share a hardware queue do not run at once.
  * What waits for kernels of other streams may wait there for a peer that waits for this rank: while steps run, free no
- * memory of this device, and launch no kernel of the caller's that was never loaded (docs/architecture.md has the list).
+ * memory of this device, and launch no kernel of the caller's that was never loaded (docs/architecture.md says more).
  * The library's own kernels are loaded when a group or a model is created.
  * Fills ranks[0 .. count-1], each to be used by a thread of its own.
  * count is 1..EPG_TEAM_MAX_RANKS. `options` may be NULL. The shared part is freed with the last rank. */

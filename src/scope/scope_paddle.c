@@ -97,7 +97,7 @@ static epg_status probe_place(epg__scope_found *found)
     return EPG_OK;
 }
 
-/* Whether Paddle uses the GPU: it may have been told to leave some out, and throws when it is asked for one of those. */
+/* Whether Paddle uses the GPU: it may have been told to leave some out, and throws when asked for one of those. */
 static bool holds(const node *n, int ordinal)
 {
     if (!n)

@@ -154,7 +154,8 @@ static void test_experts(void **state)
 
 static void test_norm_and_residual(void **state)
 {
-    float in[2 * HIDDEN] = {1, 2, 3, 4, 5, 6, 7, 8, 9}, weight[HIDDEN] = {1, 1, 1, 1, 1, 1, 1, 2}, out[2 * HIDDEN] = {0};
+    float in[2 * HIDDEN] = {1, 2, 3, 4, 5, 6, 7, 8, 9}, weight[HIDDEN] = {1, 1, 1, 1, 1, 1, 1, 2};
+    float out[2 * HIDDEN] = {0};
     uint32_t tokens = 1;
     epg__rows rows = {&tokens, 2, HIDDEN, EPG_FLOAT32};
     epg__norm_args norm = {rows, in, weight, 1e-6f, out};
