@@ -4,8 +4,8 @@
 #include <string.h>
 #include "core/core_int.h"
 
-/* The only per-thread state of the library: the last failure's sentence, as errno is per thread. A message on a handle
- * was rejected: a call that fails to create a handle has none to put it on. */
+/* Per-thread state, as errno is (scopes are a thread's too, nothing else): the last failure's sentence. A message on a
+ * handle was rejected: a call that fails to create a handle has none to put it on. */
 enum { MESSAGE_BYTES = sizeof(epg__message) };
 static _Thread_local char own[MESSAGE_BYTES];
 static _Thread_local char *elsewhere; /* a simulated thread's; NULL: `own` is used */

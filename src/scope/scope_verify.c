@@ -1,6 +1,22 @@
 /* Whether a runtime follows its current stream: an operation made in a scope must end up in that stream's capture. This
  * finds what reading back cannot: a library that ignores the current stream, or has kept an earlier one. */
+#include <stdio.h>
 #include "scope/scope_ops.h"
+
+static void keep(epg__message *kept) { snprintf(kept->text, sizeof kept->text, "%s", epg_message()); }
+
+/* Where it fails, `told` is what it left as its message, "" if nothing: an older failure's is not its own. */
+static epg_status call(epg_status (*operation)(void *ctx), void *ctx, epg__message *told)
+{
+    epg__message before;
+    keep(&before);
+    epg__fail(EPG_OK, "%s", "");
+    epg_status status = operation(ctx);
+    keep(told);
+    if (status == EPG_OK)
+        epg__fail(EPG_OK, "%s", before.text);
+    return status;
+}
 
 /* Runs the operation under capture; the capture is ended, and the scope left, whatever happens. */
 static epg_status capture_one(epg_scope_table *table, epg_device *device, int ordinal, epg_stream stream,
@@ -10,10 +26,12 @@ static epg_status capture_one(epg_scope_table *table, epg_device *device, int or
     EPG_TRY(epg_scope_enter(table, ordinal, stream, NULL, &scope));
     epg_status status = epg_capture_begin(device, stream, EPG_CAPTURE_THREAD_LOCAL);
     if (status == EPG_OK) {
-        epg_status result = operation(ctx);
+        epg__message told;
+        epg_status result = call(operation, ctx, &told);
         status = epg_capture_end(device, stream, graph);
         if (result != EPG_OK)
-            status = epg__fail(result, "the operation gave %s", epg_status_name(result));
+            status = epg__fail(result, "the operation gave %s%s%s", epg_status_name(result), *told.text ? ": " : "",
+                               told.text);
     }
     epg_status left = epg_scope_leave(scope);
     return status == EPG_OK ? left : status;
