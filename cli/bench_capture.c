@@ -27,6 +27,7 @@ static const bench_column columns[] = {
     {"graph_bytes", "a graph takes", BENCH_BYTES, BENCH_MAIN},
     {"pairs_per_graph", NULL, BENCH_COUNT, 0},
     {"rounds", NULL, BENCH_COUNT, 0},
+    {"max_tokens", NULL, BENCH_COUNT, 0},
     {"experts", NULL, BENCH_COUNT, 0},
     {"topk", NULL, BENCH_COUNT, 0},
 };
@@ -226,7 +227,8 @@ static epg_status report(const bench_job *job, bench_value *row)
         {.times = bench_series_times(&job->series[INSTANTIATE])}, {.times = bench_series_times(&job->series[UPLOAD])},
         {.times = bench_series_times(&job->series[UPDATE])}, {.times = bench_series_times(&job->series[RUNNER])},
         {.times = bench_series_times(&job->series[AGAIN])}, {.number = job->numbers[GRAPH_BYTES]},
-        {.number = what->pairs}, {.number = what->rounds}, {.number = what->experts}, {.number = what->topk},
+        {.number = what->pairs}, {.number = what->rounds}, {.number = what->most_tokens},
+        {.number = what->experts}, {.number = what->topk},
     };
     memcpy(row, values, sizeof(values));
     return EPG_OK;

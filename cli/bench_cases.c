@@ -35,6 +35,8 @@ static bench_case case_at(const bench_options *o, uint32_t index)
     what.most_tokens = what.ht_tokens > what.tokens ? what.ht_tokens : what.tokens;
     what.experts = o->experts ? o->experts : 32 * what.ranks;
     choose_counts(o, &what);
+    if (o->max_tokens > what.most_tokens)
+        what.most_tokens = o->max_tokens;
     return what;
 }
 

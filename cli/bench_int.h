@@ -47,6 +47,7 @@ struct bench_options {
     bench_list row_types, layouts, modes;       /* epg_dtype, epg_layout, epg_mode */
     uint32_t experts, topk;     /* experts 0: 32 for each rank */
     uint32_t ht_tokens;         /* bench switch; 0: as many as the low-latency pairs have */
+    uint32_t max_tokens;        /* of the group; 0: as many as are sent */
     uint32_t rounds, replays, pairs;            /* 0: chosen per case */
     uint64_t seed;
     const char *model;          /* bench step: a checkpoint's directory; NULL: one layer of the preset's shape */
@@ -59,7 +60,7 @@ struct bench_options {
 typedef struct bench_case {
     uint32_t ranks, tokens, hidden, experts, topk;
     uint32_t ht_tokens;         /* of the other pairs, where a benchmark has two kinds; else 0 */
-    uint32_t most_tokens;       /* the larger of the two: what groups and buffers hold */
+    uint32_t most_tokens;       /* at least the larger of the two: what groups and buffers hold */
     epg_dtype row_type;
     epg_layout layout;
     epg_mode mode;

@@ -4,12 +4,14 @@
 
 enum {
     KEY_DEVICE = 256, KEY_TOKENS, KEY_HIDDEN, KEY_EXPERTS, KEY_TOPK, KEY_ROWS, KEY_LAYOUT, KEY_MODE, KEY_ROUNDS,
-    KEY_REPLAYS, KEY_PAIRS, KEY_HT_TOKENS, KEY_MODEL, KEY_PRESET, KEY_LAYERS, KEY_SEED, KEY_JSON, KEY_PLOT
+    KEY_REPLAYS, KEY_PAIRS, KEY_HT_TOKENS, KEY_MAX_TOKENS, KEY_MODEL, KEY_PRESET, KEY_LAYERS, KEY_SEED, KEY_JSON,
+    KEY_PLOT
 };
 
 /* bench step has the second of these, the others have the first. */
 static const struct argp_option exchange_table[] = {
     {"ht-tokens", KEY_HT_TOKENS, "N", 0, "those of switch's high-throughput pairs (as many)", 1},
+    {"max-tokens", KEY_MAX_TOKENS, "N", 0, "what the group has room for (as many as are sent)", 1},
     {"hidden", KEY_HIDDEN, "LIST", 0, "elements of a row, a multiple of 8", 1},
     {"row-type", KEY_ROWS, "LIST", 0, "f32, bf16, fp8, opaque (bf16)", 1},
     {"layout", KEY_LAYOUT, "LIST", 0, "in-place, contiguous, masked (all; contiguous for switch and capture)", 1},
@@ -65,6 +67,7 @@ static error_t parse_exchange(int key, char *text, struct argp_state *state)
         only_for(state, o->what->switches, "ht-tokens");
         o->ht_tokens = number(state, "ht-tokens", text, 1, 1u << 20);
         return 0;
+    case KEY_MAX_TOKENS: o->max_tokens = number(state, "max-tokens", text, 1, 1u << 20); return 0;
     case KEY_PAIRS: o->pairs = number(state, "pairs", text, 1, 10000); return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -146,6 +149,11 @@ static void check_together(struct argp_state *state, const bench_options *o)
             argp_error(state, "--ranks: %u does not divide the %u experts", ranks, experts);
         if (o->topk > experts)
             argp_error(state, "--topk %u is above the %u experts", o->topk, experts);
+    }
+    for (uint32_t i = 0; o->max_tokens && i < o->tokens.count; i++) {
+        uint32_t sent = o->tokens.values[i] > o->ht_tokens ? o->tokens.values[i] : o->ht_tokens;
+        if (sent > o->max_tokens)
+            argp_error(state, "--max-tokens %u is below the %u tokens that are sent", o->max_tokens, sent);
     }
     size_t length = o->plot ? strlen(o->plot) : 0;
     if (o->plot && (length < 5 || strcmp(o->plot + length - 4, ".svg")))

@@ -22,6 +22,7 @@ static const bench_column columns[] = {
     {"pairs_per_graph", NULL, BENCH_COUNT, 0},
     {"rounds", NULL, BENCH_COUNT, 0},
     {"replays", NULL, BENCH_COUNT, 0},
+    {"max_tokens", NULL, BENCH_COUNT, 0},
     {"experts", NULL, BENCH_COUNT, 0},
     {"topk", NULL, BENCH_COUNT, 0},
 };
@@ -136,7 +137,8 @@ static epg_status report(const bench_job *job, bench_value *row)
         {.text = bench_layout_name(what->layout)}, {.number = what->tokens}, {.number = what->ht_tokens},
         {.times = bench_series_times(&job->series[LL])}, {.times = bench_series_times(&job->series[HT])},
         {.times = both}, {.number = least}, {.number = both.p50 / least}, {.times = switch_times(job)},
-        {.number = what->pairs}, {.number = what->rounds}, {.number = what->replays}, {.number = what->experts},
+        {.number = what->pairs}, {.number = what->rounds}, {.number = what->replays}, {.number = what->most_tokens},
+        {.number = what->experts},
         {.number = what->topk},
     };
     memcpy(row, values, sizeof(values));

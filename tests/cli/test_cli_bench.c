@@ -210,6 +210,26 @@ static void test_lists(void **state)
     json_decref(root);
 }
 
+/* A group has room for more tokens than are sent: more memory, as many tokens. */
+static void test_max_tokens(void **state)
+{
+    static const char small[] = "pair --ranks 2 --tokens 3 --hidden 64 --layout contiguous --mode ll --replays 2";
+    double protocol[2];
+    char command[256];
+    for (int i = 0; i < 2; i++) {
+        snprintf(command, sizeof(command), "%s%s", small, i ? " --max-tokens 48" : "");
+        json_t *root = run_json(state, command);
+        json_t *row = json_array_get(json_object_get(root, "rows"), 0);
+        assert_true(number(row, "tokens") == 3 && number(row, "max_tokens") == (i ? 48 : 3));
+        expect_pair_row(row);
+        protocol[i] = number(row, "protocol_bytes");
+        json_decref(root);
+    }
+    assert_true(protocol[1] > 8 * protocol[0]);
+    expect(state, "bench pair --tokens 3,9 --max-tokens 8", 2, "--max-tokens 8 is below the 9 tokens");
+    expect(state, "bench switch --tokens 3 --ht-tokens 9 --max-tokens 8", 2, "--max-tokens 8 is below the 9 tokens");
+}
+
 static void test_table(void **state)
 {
     outcome out = run(state, "bench pair --ranks 2 --tokens 3 --hidden 64 --layout contiguous --rounds 2");
@@ -291,6 +311,7 @@ int main(void)
     setenv("CUDA_VISIBLE_DEVICES", "", 1); /* the same answers where there is a GPU */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pair),       cmocka_unit_test(test_lists),      cmocka_unit_test(test_table),
+        cmocka_unit_test(test_max_tokens),
         cmocka_unit_test(test_step),       cmocka_unit_test(test_switch),    cmocka_unit_test(test_capture),
         cmocka_unit_test(test_plot),       cmocka_unit_test(test_no_gnuplot), cmocka_unit_test(test_bad_input)};
     return cmocka_run_group_tests(tests, make_directory, remove_directory);
