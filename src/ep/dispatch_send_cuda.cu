@@ -7,7 +7,7 @@
  * Nothing waits. For few tokens there is a shorter way, dispatch_few_cuda.cu, and for a team of one rank another,
  * local_cuda.cu. The two words that the host has set in stream order (rehearsal, a mask) are set here too. */
 #include "ep/lane_cuda_int.cuh"
-#include "ep/send_cuda.cuh"
+#include "ep/rows_cuda.cuh"
 
 /* ---- route ---- */
 
@@ -217,20 +217,63 @@ static __global__ void __launch_bounds__(EPG_CUDA_BLOCK) route(const __grid_cons
 
 /* ---- send_rows ---- */
 
+/* One warp: where a share of the token goes, and its meta. `expert` is the token's choice number lane. */
+static __device__ void send_meta(const epg__cuda_params &p, uint32_t token, epg__share share, uint32_t epoch,
+                                 uint32_t expert, float weight)
+{
+    const epg__cuda_lane &l = p.lane;
+    uint32_t lane = epg__lane_id();
+    bool mine = expert != EPG_WIRE_NONE && expert / l.local_experts == share.rank;
+    uint32_t votes = __ballot_sync(0xFFFFFFFFu, mine);
+    size_t index = epg__slot_index(&l.wire, epoch & 1, l.rank, share.slot);
+    epg_wire_meta *meta = epg__meta_at(&l.wire, epg__peer_lane(l, share.rank), index);
+    if (mine) {
+        epg_wire_route r = {expert % l.local_experts, weight};
+        epg__routes_of(meta)[__popc(votes & ((1u << lane) - 1))] = r;
+    }
+    if (lane == 0) {
+        epg_wire_meta head = {token, (uint32_t)__popc(votes)};
+        *meta = head;
+    }
+}
+
 template <int FORM> static __global__ void __launch_bounds__(256) send_rows(const __grid_constant__ epg__cuda_params p)
 {
     const epg__cuda_lane &l = p.lane;
+    uint32_t lane = epg__lane_id(), topk = l.wire.geometry.topk;
+
     epg__await_earlier_kernels();
     epg__admit_next_kernel();
     epg__pair_state pair = *l.pair;
     if (pair.rehearsed)
         return;
     for (uint32_t item = epg__first_item(); item < pair.tokens * p.parts; item += epg__item_stride()) {
-        uint32_t token = item / p.parts, part = item % p.parts, count = l.share_count[token];
-        char *to = epg__address_token(p, token, pair.epoch, count, part == 0);
+        uint32_t token = item / p.parts, part = item % p.parts, count = l.share_count[token], expert = EPG_WIRE_NONE;
+        epg__share share = {0, EPG_WIRE_NONE};
+        float weight = 1;
+        if (lane < l.fan)
+            share = l.shares[(size_t)token * l.fan + lane];
+        if (part == 0 && lane < topk) {
+            expert = l.chosen[(size_t)token * topk + lane];
+            if (p.user.topk_weights)
+                weight = p.user.topk_weights[(size_t)token * topk + lane];
+        }
+        char *to = NULL;
+        if (lane < count && share.slot != EPG_WIRE_NONE)
+            to = epg__row_at(&l.wire, epg__peer_lane(l, share.rank),
+                             epg__slot_index(&l.wire, pair.epoch & 1, l.rank, share.slot));
+        for (uint32_t i = 0; part == 0 && i < count; i++) {
+            epg__share there = {__shfl_sync(0xFFFFFFFFu, share.rank, i), __shfl_sync(0xFFFFFFFFu, share.slot, i)};
+            if (there.slot != EPG_WIRE_NONE)
+                send_meta(p, token, there, pair.epoch, expert, weight);
+        }
         epg__send_row<FORM>(p, token, part, to, count);
     }
-    epg__signal_sent(l, pair.epoch);
+    if (!epg__block_done(l.done, gridDim.x))
+        return;
+    for (uint32_t r = threadIdx.x; r < l.ranks; r += blockDim.x)
+        if (epg__rank_alive(l, r) || epg__is_invited(l, r, pair.epoch))
+            epg__send_signal(l, pair.epoch, EPG_WIRE_DISPATCH, r, l.sent[r], false);
 }
 
 /* ---- words ---- */
@@ -254,8 +297,6 @@ epg_status epg__cuda_dispatch_send(epg_device *device, epg_stream stream, const 
     if (status != EPG_OK)
         return status;
     int form = epg__row_form(params);
-    if (form == EPG__ROWS_QUANTISED && epg__cuda_bulk_fits(shape, params))
-        return epg__cuda_send_bulk(device, stream, shape, params);
     epg__cuda_rows rows = {send_kernels[form], "dispatch send: rows", params->is_void ? 0 : params->user.bucket,
                            epg__row_input_bytes(params, form), 8, 4};
     return epg__cuda_launch_rows(device, stream, shape, &rows, params);

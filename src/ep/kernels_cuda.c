@@ -147,7 +147,6 @@ static epg_status prepare(epg_group *g, state *s)
     EPG_TRY(check_room(g, &limits));
     s->shape = (epg__cuda_shape){limits.units, g->team->sharing, limits.compute >= 90};
     EPG_TRY(epg__cuda_send_prepare(g->device));
-    EPG_TRY(epg__cuda_bulk_prepare(g->device));
     EPG_TRY(epg__cuda_recv_prepare(g->device));
     EPG_TRY(epg__cuda_combine_prepare(g->device));
     EPG_TRY(epg__cuda_local_prepare(g->device));

@@ -112,12 +112,6 @@ epg_status epg__cuda_clean_place(epg_device *device, epg_stream stream, const ep
 epg_status epg__cuda_note_members(epg_device *device, epg_stream stream, const epg__cuda_admission *admission);
 epg_status epg__cuda_await_invitations(epg_device *device, epg_stream stream, const epg__cuda_admission *admission);
 
-/* The rows of dispatch send, after routing: those that are quantised, by bulk copies; fits says whether the device has
- * them, and the shapes allow it. */
-int epg__cuda_bulk_fits(const epg__cuda_shape *shape, const epg__cuda_params *params);
-epg_status epg__cuda_send_bulk(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
-                               epg__cuda_params *params);
-
 /* ---- launch_cuda.c ---- */
 
 /* For a kernel whose warps each take a row, or a part of one, at a time: params->parts is chosen here. */
@@ -156,7 +150,6 @@ uint32_t epg__cuda_block_for(uint64_t threads, uint32_t least);
 
 /* Loads every kernel, so that no first launch does. At creation. */
 epg_status epg__cuda_send_prepare(epg_device *device);
-epg_status epg__cuda_bulk_prepare(epg_device *device);
 epg_status epg__cuda_recv_prepare(epg_device *device);
 epg_status epg__cuda_combine_prepare(epg_device *device);
 epg_status epg__cuda_local_prepare(epg_device *device);
