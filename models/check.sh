@@ -50,7 +50,7 @@ long() {
 build() { # switches, kind
 	spin $(echo "$1" | tr , ' ') -a "../$model.pml" >spin.log 2>&1 || { cat spin.log && return 1; }
 	case $2 in fair) flags= ;; *) flags=-DSAFETY ;; esac
-	"$compiler" -O2 -w -DCOLLAPSE -DNFAIR=3 $flags -DMEMLIM=4000 -o pan pan.c
+	$compiler -O2 -w -DCOLLAPSE -DNFAIR=3 $flags -DMEMLIM=4000 -o pan pan.c
 }
 flags_of() {
 	case $1 in fair) echo -a -f ;; assert) echo -E ;; *) echo ;; esac
