@@ -40,7 +40,7 @@ SUPPORT_SOURCES := $(call with_cuda_or_not,$(wildcard tests/support/*.c tests/su
 DEVICE_TEST_SOURCES := $(addprefix tests/,unit/test_device.c unit/test_capture.c unit/test_memory_async.c \
   unit/test_timestamp.c conform/test_runner.c conform/test_runner_kernels.c conform/test_runner_observe.c \
   conform/test_model_marks.c)
-DEVICE_TEST_SOURCES += tests/conform/test_runner_scope.c
+DEVICE_TEST_SOURCES += tests/conform/test_runner_scope.c tests/conform/test_quantise_values.c
 DEVICE_TEST_SOURCES += $(addprefix tests/,conform/test_replay_contract.c multi/test_rejoin.c multi/test_admission.c)
 DEVICE_TEST_SOURCES += tests/conform/test_experts.c tests/conform/test_layer.c
 GPU_TEST_SOURCES := $(wildcard tests/gpu/test_*.c)
