@@ -3,6 +3,7 @@
 # property that it must violate; 1: not so; 77: no spin. --all adds the runs that take minutes; with names, those alone.
 #
 # A row of the lists below: name, model, spin's switches, pan's flags, what must come out ("holds", or the property).
+# Rows run side by side, one per core, each in a folder of its own and within 4 GB.
 work=${EPGRAPH_BUILD:-build}/models
 mkdir -p "$work" && work=$(cd "$work" && pwd) && cd "$(dirname "$0")" || exit 1
 compiler=${CC:-cc}
@@ -48,7 +49,7 @@ long() {
 
 # COLLAPSE halves the memory. pan stops at the first error; -E leaves end states to the runs that are about deadlock.
 build() { # switches, kind
-	spin $(echo "$1" | tr , ' ') -a "../$model.pml" >spin.log 2>&1 || { cat spin.log && return 1; }
+	spin $(echo "$1" | tr , ' ') -a "$model.pml" >spin.log 2>&1 || { cat spin.log && return 1; }
 	case $2 in fair) flags= ;; *) flags=-DSAFETY ;; esac
 	$compiler -O2 -w -DCOLLAPSE -DNFAIR=3 $flags -DMEMLIM=4000 -o pan pan.c
 }
@@ -74,10 +75,10 @@ numbers() { # states, transitions, depth
 failed=0
 one() { # a row of a list
 	name=$1 model=$2 expected=$5
-	rm -rf "$work/run" && mkdir -p "$work/run"
+	rm -rf "$work/$name" && mkdir -p "$work/$name"
 	start=$(date +%s)
 	here=$(pwd)
-	cp "$model.pml" "$work/" && cd "$work/run" || exit 1
+	cp "$model.pml" "$work/$name/" && cd "$work/$name" || exit 1
 	build "$3" "$4" || { failed=1 && cd "$here" && return; }
 	timeout "${EPGRAPH_MODEL_LIMIT:-900}" ./pan -m5000000 $(flags_of "$4") >log 2>&1
 	found=$(verdict)
@@ -90,6 +91,12 @@ one() { # a row of a list
 	cd "$here" || exit 1
 }
 
+# One row, for the call of xargs below.
+if [ "${1:-}" = --row ]; then
+	shift
+	one "$@"
+	exit "$failed"
+fi
 all=
 [ "${1:-}" = --all ] && all=1 && shift
 printf '%-18s %12s %13s %9s %5s  %s\n' model states transitions depth s result
@@ -97,11 +104,7 @@ list=$(quick)
 [ -n "$all" ] && list=$(quick && long)
 [ $# -gt 0 ] && list=$( (quick && long) | grep -E "^($(echo "$*" | tr ' ' '|')) ")
 count=$(echo "$list" | wc -l)
-while read -r row; do
-	# shellcheck disable=SC2086
-	one $row
-done <<END
-$list
-END
+export EPGRAPH_BUILD="${work%/models}"
+echo "$list" | xargs -P "$(getconf _NPROCESSORS_ONLN)" -L 1 "$PWD/check.sh" --row || failed=1
 [ "$failed" -eq 0 ] && echo "$count runs, each as expected"
 exit "$failed"
