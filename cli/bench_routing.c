@@ -60,9 +60,15 @@ static void find_most(const bench_case *what, const uint32_t *per_expert, bench_
     }
 }
 
+/* A rank's n-th token goes where it goes, however many there may be. */
+static uint64_t token_seed(uint64_t seed, uint64_t rank, uint64_t token)
+{
+    return seed * 77 + (rank << 32 | token) * 0xD1B54A32D192ED03u;
+}
+
 int bench_routing_make(const bench_case *what, uint64_t seed, bench_routing *routing)
 {
-    uint64_t state = seed * 77 + what->most_tokens, tokens = (uint64_t)what->ranks * what->most_tokens;
+    uint64_t tokens = (uint64_t)what->ranks * what->most_tokens;
     uint32_t *per_expert = calloc(what->experts, sizeof *per_expert);
     *routing = (bench_routing){.ids = calloc(tokens * what->topk, sizeof *routing->ids)};
     if (!per_expert || !routing->ids) {
@@ -72,6 +78,7 @@ int bench_routing_make(const bench_case *what, uint64_t seed, bench_routing *rou
     }
     for (uint64_t t = 0; t < tokens; t++) {
         int32_t *ids = routing->ids + t * what->topk;
+        uint64_t state = token_seed(seed, t / what->most_tokens, t % what->most_tokens);
         for (uint32_t k = 0; k < what->topk; k++) {
             ids[k] = draw(ids, k, what->experts, &state);
             per_expert[ids[k]]++;

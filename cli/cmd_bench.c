@@ -109,6 +109,7 @@ int cmd_bench(int argc, char **argv)
             bench_options_parse(argc - first, argv + first, benches[i], &options);
             return run_bench(&run, benches[i]);
         }
-    fprintf(stderr, "%s: there is no benchmark \"%s\"; there are pair, step, switch and capture\n", argv[0], argv[first]);
+    fprintf(stderr, "%s: there is no benchmark \"%s\"; there are pair, step, switch and capture\n", argv[0],
+            argv[first]);
     return CLI_BAD_INPUT;
 }

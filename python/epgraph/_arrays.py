@@ -192,7 +192,8 @@ def take(source: Any, name: str, kinds: Sequence[str], shape: Sequence[Optional[
     if shape and shape[0] is None and array.shape[0] < least_rows:
         raise ValueError(f"{name} has {array.shape[0]} rows, {least_rows} are needed")
     if array.producer is not None and stream is not None and array.producer != (stream or 1):
-        device._order_streams(array.producer, stream)
+        if not device._captures(stream):    # what a replay comes after is the caller's to say
+            device._order_streams(array.producer, stream)
     if array.ordinal is not None and array.address % alignment:
         raise ValueError(f"{name} begins at {array.address:#x}, which is not a multiple of {alignment} bytes")
     return array

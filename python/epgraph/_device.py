@@ -171,6 +171,12 @@ class Device(Handle):
         """Waits for all work of all streams. Error: 900 while any stream captures, which ends every capture."""
         lib.epg_device_synchronize(self.raw)
 
+    def _captures(self, stream: int) -> bool:
+        """Whether stream `stream` captures."""
+        status = c.c_int()
+        lib.epg_capture_query(self.raw, stream, c.byref(status), None)
+        return status.value != 0
+
     def _order_streams(self, before: int, after: int) -> None:
         """Work put on stream `after` from now on waits for what is on `before` now."""
         event = c.c_void_p()

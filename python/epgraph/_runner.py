@@ -181,9 +181,10 @@ class Runner(Handle):
         self._mark = (0, 0)                 # how much of it was there before an entry's first use, at so many captures
         self._rehearsed: List[Any] = []     # what warm-ups and probes do
         self._failures = Failures()         # of captured host functions
+        self._progress_failures = Failures()
         self._streams: Set[Stream] = set()
         self._now: Any = None               # the stream of the last call
-        self._before: Any = None            # the one before that, after which a call may still be ordered
+        self._kept: List[Any] = []          # those before it, until C has ordered a step behind the last of them
         self._is_ours = True
         self._raised: Optional[BaseException] = None
         self._step = _abi.init(_abi.RunnerStep)
@@ -246,7 +247,7 @@ class Runner(Handle):
         return STEP(lambda _, call: me()._call(fn, call))  # type: ignore[union-attr]
 
     def _as_progress(self, fn: Callable[[int, int], Any]) -> Callable[..., None]:
-        failures = self._failures   # not self: no cycle
+        failures = self._progress_failures  # not self: no cycle
 
         def call(_: Any, done: int, all_: int) -> None:
             try:
@@ -267,7 +268,8 @@ class Runner(Handle):
         for user in (*self._streams, *self.groups, *([self._scopes] if self._scopes else [])):
             user._release()
         self._streams.clear()
-        self._now, self._before, self._inputs = None, None, _Inputs()
+        self._kept.clear()
+        self._now, self._inputs = None, _Inputs()
 
     # ---- the step function, as C calls it ----
 
@@ -325,7 +327,9 @@ class Runner(Handle):
         for group in self.groups[1:]:
             group._use(stream)
         self._step.stream = handle
-        self._before, self._now, self._is_ours = self._now, stream, ours
+        if all(kept is not self._now for kept in self._kept):
+            self._kept.append(self._now)
+        self._now, self._is_ours = stream, ours
 
     def _forget(self, handle: int) -> None:
         """A stream of ours is about to end."""
@@ -387,18 +391,22 @@ class Runner(Handle):
         status = _enqueue(self._object, self._step_address)
         if status:
             self._failed(status)
+        if self._kept:
+            self._kept.clear()
 
     def capture_all(self, *, stream: Any, variant: int = 0, inputs: Optional[Mapping[str, Any]] = None) -> None:
         """Captures every bucket, largest first. Nothing runs but rehearsals."""
         self._attach(stream)
         self._fill(self._tokens, variant, False)
         self._inputs.take(self._step, inputs or {})
+        self._progress_failures.take()
         try:
             lib.epg_runner_capture_all(self.raw, self._step_address)
         except Error as error:
             self._failed(error.code)
-        if self._failures.first is not None:    # of `progress`
-            raise self._failures.take()  # type: ignore[misc]
+        raised = self._progress_failures.take()
+        if raised is not None:
+            raise raised
 
     def reset(self) -> None:
         """Drops every entry, once replays in flight are done; the next use captures anew."""

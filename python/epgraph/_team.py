@@ -106,8 +106,8 @@ class _Crew:
     def __init__(self, members: List[Team], fn: Callable[..., Any], args: Sequence[Any]) -> None:
         self.members, self.fn, self.args = members, fn, args
         self.results: List[Any] = [None] * len(members)
-        self.begun, self.ended = threading.Event(), threading.Event()
-        self.lock = threading.Lock()
+        self.begun, self.cancelled, self.ended = False, False, threading.Event()
+        self.lock = threading.Lock()            # of the first two, and of raised
         self.raised: List[BaseException] = []   # in the order of time
 
     def run_rank(self, rank: int) -> None:
@@ -117,10 +117,13 @@ class _Crew:
         except BaseException as error:
             with self.lock:
                 self.raised.append(error)
-            team.abort(f"rank {rank} raised {type(error).__name__}: {error}")
+            self.abort(f"rank {rank} raised {type(error).__name__}: {error}")
 
     def run_all(self) -> None:
-        self.begun.set()
+        with self.lock:
+            if self.cancelled:
+                return
+            self.begun = True
         threads = [threading.Thread(target=self.run_rank, args=(rank,), name=f"epgraph rank {rank}")
                    for rank in range(len(self.members))]
         started = []
@@ -136,8 +139,12 @@ class _Crew:
         self.ended.set()
 
     def abort(self, reason: str) -> None:
+        """One call wakes all of them; a rank may have closed its own team."""
         for team in self.members:
-            team.abort(reason)
+            try:
+                return team.abort(reason)
+            except ValueError:  # closed
+                pass
 
     def run(self) -> None:
         """By a thread of its own, which Ctrl-C does not interrupt: a start or a join that it interrupts does not know
@@ -147,10 +154,20 @@ class _Crew:
             thread.start()
             self.ended.wait()
         except BaseException as error:
-            self.abort(f"{type(error).__name__} in the thread that launched the ranks")
-            if self.begun.wait(1):
-                self.ended.wait()
+            self.stop(f"{type(error).__name__} in the thread that launched the ranks")
             raise
+
+    def stop(self, reason: str) -> None:
+        """Starts no rank any more, and returns once none runs: what they use is closed then. Another Ctrl-C meanwhile
+        only wakes them again."""
+        with self.lock:
+            self.cancelled, running = True, self.begun
+        while running and not self.ended.is_set():
+            try:
+                self.abort(reason)
+                self.ended.wait()
+            except KeyboardInterrupt:
+                pass
 
     def first_cause(self) -> Optional[BaseException]:
         for error in self.raised:
@@ -163,7 +180,8 @@ def launch(fn: Callable[..., Any], ranks: int, *args: Any, device: Optional[Devi
            timeout_ms: int = 0) -> List[Any]:
     """Runs ``fn(team, *args)`` on `ranks` virtual ranks, a thread each, and waits for all.
 
-    A rank that raises aborts the team, so that no peer waits for it. Everything that was made from the teams (groups,
+    A rank that raises aborts the team, so that no peer waits for it; so does Ctrl-C, which comes out once every rank has
+    ended. Everything that was made from the teams (groups,
     and their runners) is closed at the end, so views that a rank returns are dead; without `device`, a host device is
     made for the call and closed as well.
 

@@ -163,6 +163,7 @@ enum {
     FEW_EXPERTS = 256,
     FEW_RANKS = 32
 };
+static_assert(FEW_ROWS == EPG_CUDA_BLOCK, "a thread for each row");
 
 typedef struct few_places {
     uint32_t received[FEW_RANKS];

@@ -130,7 +130,7 @@ static epg_status check_room(const epg_group *g, const epg__cuda_limits *limits)
 {
     enum { MOST_GRIDS = 128 };
     uint32_t room = limits->units < MOST_GRIDS ? limits->units : MOST_GRIDS;
-    uint64_t waiting = (uint64_t)g->wire.geometry.ranks * g->options.lanes;
+    uint64_t waiting = (uint64_t)g->team->sharing * g->options.lanes;
     if (waiting < room)
         return EPG_OK;
     return epg__fail(EPG_ERR_UNSUPPORTED,

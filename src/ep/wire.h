@@ -31,7 +31,7 @@
 #define EPG__WIRE_FN static inline
 #endif
 
-#define EPG_WIRE_VERSION 3u
+#define EPG_WIRE_VERSION 4u
 #define EPG_WIRE_NONE 0xFFFFFFFFu
 
 /* What must agree across ranks; its bytes are hashed and, on a mismatch, compared field by field (group.c). */

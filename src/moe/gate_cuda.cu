@@ -120,8 +120,7 @@ static __device__ void choose(const params &p, uint32_t token)
     }
 }
 
-/* True in every thread of the last of `blocks` blocks that get here, which sees what all of them stored. Unlike
- * epg__block_done it promises nothing to other ranks, and so needs no fence for the whole system. */
+/* True in every thread of the last of `blocks` blocks that get here, which sees what all of them stored. */
 static __device__ bool is_last(uint32_t *done, uint32_t blocks)
 {
     __shared__ bool last;

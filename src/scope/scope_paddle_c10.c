@@ -58,7 +58,8 @@ epg_status epg__paddle_c10_get(void *getter, int ordinal, uint64_t *id)
     memset(&stream, 0, sizeof stream);
     ((get_fn)getter)(&stream, (int8_t)ordinal);
     if (!is_of(&stream, ordinal))
-        return epg__fail(EPG_ERR_UNSUPPORTED, "its c10 stream of GPU %d is laid out otherwise than when probed", ordinal);
+        return epg__fail(EPG_ERR_UNSUPPORTED, "its c10 stream of GPU %d is laid out otherwise than when probed",
+                         ordinal);
     *id = stream.id;
     return EPG_OK;
 }

@@ -74,6 +74,28 @@ class Launch(unittest.TestCase):
             epgraph.launch(body, 2, timeout_ms=60000)
         self.assertFalse([t for t in threading.enumerate() if t.name.startswith("epgraph rank")])
 
+    def test_interrupts_are_waited_out_where_a_rank_closed_its_team(self):
+        """One interrupt, and another while the first is waited out: no team closes under a rank that runs."""
+        def interrupt():
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+        def body(team):
+            if team.rank == 0:
+                team.close()
+                interrupt()
+                time.sleep(0.2)
+                interrupt()
+                return
+            ended.wait()
+            alive.append(team.rank if team.raw else None)   # raw raises where the team is closed
+
+        ended, alive = threading.Event(), []
+        threading.Timer(0.6, ended.set).start()
+        with self.assertRaises(KeyboardInterrupt):
+            epgraph.launch(body, 3, timeout_ms=60000)
+        self.assertEqual(sorted(alive), [1, 2])
+        self.assertFalse([t for t in threading.enumerate() if t.name.startswith("epgraph rank")])
+
     def test_peers_learn_the_reason(self):
         told = []
 

@@ -30,7 +30,8 @@ static void run_gate(const float *rows, uint32_t tokens, uint32_t topk, int reno
     static float router[EXPERTS * HIDDEN];
     for (int e = 0; e < EXPERTS; e++)
         router[e * HIDDEN + e] = 1;
-    epg__host_gate args = {{{&tokens, TOKENS, HIDDEN, EPG_FLOAT32}, rows, router, EXPERTS, topk, TOKENS, renormalise, NULL, ids, weights},
+    epg__host_gate args = {{{&tokens, TOKENS, HIDDEN, EPG_FLOAT32}, rows, router, EXPERTS, topk, TOKENS, renormalise,
+                            NULL, ids, weights},
                            choose(HIDDEN, EXPERTS), blocks};
     epg__gate_run(&args);
 }
@@ -119,8 +120,9 @@ static void run_experts(epg_dtype type, const uint32_t *index)
         out[i] = 99;
         half_out[i] = epg__float_to_bf16(99);
     }
-    epg__host_experts args = {.view = EPG_DISPATCH_VIEW_INIT, .shape = {0, 2, HIDDEN, 1, type, EPG_FLOAT32}, .gate_up = gate_up,
-                              .down = down, .in = block_in, .pair = block_pair, .inner = block_inner, .result = block_out};
+    epg__host_experts args = {.view = EPG_DISPATCH_VIEW_INIT, .shape = {0, 2, HIDDEN, 1, type, EPG_FLOAT32},
+                              .gate_up = gate_up, .down = down, .in = block_in, .pair = block_pair,
+                              .inner = block_inner, .result = block_out};
     args.gemm_up = choose(HIDDEN, 2);
     args.gemm_down = choose(1, HIDDEN);
     args.out = type == EPG_FLOAT32 ? (void *)out : half_out;
@@ -204,7 +206,8 @@ static void test_formats(void **state)
         else
             assert_true(isnan(epg__f16_to_float(epg__float_to_f16(f))));
     }
-    assert_true(epg__f16_to_float(0x3C00) == 1 && epg__f16_to_float(0x0001) == 0x1p-24f && epg__f16_to_float(0x7BFF) == 65504);
+    assert_true(epg__f16_to_float(0x3C00) == 1 && epg__f16_to_float(0x0001) == 0x1p-24f);
+    assert_true(epg__f16_to_float(0x7BFF) == 65504);
     assert_int_equal(epg__float_to_f16(65519.99f), 0x7BFF);
     assert_int_equal(epg__float_to_f16(65520), 0x7C00);
     assert_int_equal(epg__float_to_f16(0x1p-25f), 0);              /* half of the least: to even */
