@@ -21,6 +21,10 @@ int cmd_bench(int argc, char **argv);
 int cmd_simulate(int argc, char **argv);
 int cmd_conform(int argc, char **argv);
 
+/* Parses up to the first word that is no option, to which everything after it belongs, and gives its index. Without one,
+ * prints `missing` and exits with CLI_BAD_INPUT. */
+int cli_first_word(int argc, char **argv, const char *usage, const char *doc, const char *missing);
+
 /* Reads `text`, the whole of it, as a number in least..most. On failure writes a sentence with the text to message. */
 int cli_number(const char *text, uint64_t least, uint64_t most, uint64_t *number, char *message, size_t bytes);
 

@@ -19,21 +19,6 @@ static const char doc[] =
     "\n"
     "`epgraph bench WHAT --help' lists the options.";
 
-/* Everything after the first word that is no option belongs to what it names. */
-static error_t parse(int key, char *argument, struct argp_state *state)
-{
-    int *first = state->input;
-    (void)argument;
-    if (key == ARGP_KEY_ARG) {
-        *first = state->next - 1;
-        state->next = state->argc;
-        return 0;
-    }
-    if (key == ARGP_KEY_NO_ARGS)
-        argp_error(state, "it is not said what is measured: pair, step, switch or capture");
-    return ARGP_ERR_UNKNOWN;
-}
-
 static int bad(const bench_run *run, const char *option, const char *value, const char *why)
 {
     fprintf(stderr, "%s: --%s %s: %s\n", run->options->name, option, value, why);
@@ -96,9 +81,8 @@ static int run_bench(bench_run *run, const bench_what *what)
 
 int cmd_bench(int argc, char **argv)
 {
-    static const struct argp argp = {NULL, parse, "WHAT [OPTION...]", doc, NULL, NULL, NULL};
-    int first = 0;
-    argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &first);
+    int first = cli_first_word(argc, argv, "WHAT [OPTION...]", doc,
+                               "it is not said what is measured: pair, step, switch or capture");
     for (int i = 0; i < BENCHES; i++)
         if (!strcmp(argv[first], benches[i]->name)) {
             char name[64];

@@ -23,21 +23,6 @@ static const char doc[] =
     "`epgraph COMMAND --help' lists a command's options.\n"
     "Exit codes: 0 all went well; 1 the run failed or a check did not hold; 2 bad usage or bad input.";
 
-/* Everything after the first word that is no option belongs to the subcommand. */
-static error_t parse(int key, char *argument, struct argp_state *state)
-{
-    int *first = state->input;
-    (void)argument;
-    if (key == ARGP_KEY_ARG) {
-        *first = state->next - 1;
-        state->next = state->argc;
-        return 0;
-    }
-    if (key == ARGP_KEY_NO_ARGS)
-        argp_error(state, "no command given");
-    return ARGP_ERR_UNKNOWN;
-}
-
 static void print_version(FILE *stream, struct argp_state *state)
 {
     (void)state;
@@ -46,14 +31,12 @@ static void print_version(FILE *stream, struct argp_state *state)
 
 int main(int argc, char **argv)
 {
-    static const struct argp argp = {NULL, parse, "COMMAND [OPTION...]", doc, NULL, NULL, NULL};
-    int first = 0;
     /* Virtual ranks on a GPU wait for one another in streams. With CUDA's default, 8, more streams than that share
      * hardware queues, and a kernel that waits could stand before the one it waits for. CUDA reads it at its start. */
     setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
     argp_err_exit_status = CLI_BAD_INPUT;
     argp_program_version_hook = print_version;
-    argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &first);
+    int first = cli_first_word(argc, argv, "COMMAND [OPTION...]", doc, "no command given");
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
         if (!strcmp(argv[first], commands[i].name)) {
             char name[64];

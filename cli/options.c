@@ -1,4 +1,4 @@
-/* Reading numbers from options and files, and the small texts that every subcommand prints. */
+/* Reading the first word and numbers from options and files, and the small texts that every subcommand prints. */
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -7,6 +7,33 @@
 #include <stdlib.h>
 #include <string.h>
 #include "cli.h"
+
+typedef struct first_word {
+    const char *missing;
+    int index;
+} first_word;
+
+static error_t parse_first_word(int key, char *argument, struct argp_state *state)
+{
+    first_word *found = state->input;
+    (void)argument;
+    if (key == ARGP_KEY_ARG) {
+        found->index = state->next - 1;
+        state->next = state->argc;
+        return 0;
+    }
+    if (key == ARGP_KEY_NO_ARGS)
+        argp_error(state, "%s", found->missing);
+    return ARGP_ERR_UNKNOWN;
+}
+
+int cli_first_word(int argc, char **argv, const char *usage, const char *doc, const char *missing)
+{
+    const struct argp argp = {NULL, parse_first_word, usage, doc, NULL, NULL, NULL};
+    first_word found = {missing, 0};
+    argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &found);
+    return found.index;
+}
 
 int cli_number(const char *text, uint64_t least, uint64_t most, uint64_t *number, char *message, size_t bytes)
 {
