@@ -15,12 +15,18 @@ epg_status epg__fail(epg_status status, const char *format, ...) __attribute__((
 /* Puts a prefix before this thread's message ("layer 3: ...") and returns `status`. */
 epg_status epg__fail_prefix(epg_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Where the calling thread's messages go from here on: for a simulation, whose programs each count as a thread. NULL:
- * the thread's own place. */
 typedef struct epg__message {
     char text[1024];
 } epg__message;
+
+/* Where the calling thread's messages go from here on: for a simulation, whose programs each count as a thread. NULL:
+ * the thread's own place. */
 void epg__message_use(epg__message *message);
+
+/* A copy of the calling thread's message, to be put back after calls that may write another; restore returns
+ * `status`. */
+void epg__message_keep(epg__message *kept);
+epg_status epg__message_restore(const epg__message *kept, epg_status status);
 
 /* Forwards a failure to the caller. */
 #define EPG_TRY(call)                        \

@@ -57,6 +57,13 @@ epg_status epg__fail(epg_status status, const char *format, ...)
     return status;
 }
 
+void epg__message_keep(epg__message *kept) { snprintf(kept->text, sizeof kept->text, "%s", message_now()); }
+
+epg_status epg__message_restore(const epg__message *kept, epg_status status)
+{
+    return epg__fail(status, "%s", kept->text);
+}
+
 epg_status epg__fail_prefix(epg_status status, const char *format, ...)
 {
     char cause[MESSAGE_BYTES];

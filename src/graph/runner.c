@@ -137,7 +137,7 @@ epg_status epg_runner_create(epg_device *device, const epg_runner_options *optio
     made->device = made->pool.device = device;
     epg_status status = fill_runner(made, &chosen);
     if (status != EPG_OK) {
-        epg__kept_message kept;
+        epg__message kept;
         epg__message_keep(&kept);
         epg_runner_destroy(made);
         return epg__message_restore(&kept, status);
@@ -161,7 +161,7 @@ epg_status epg__runner_end(const epg_runner *runner, epg_runner_span span, uint3
                            epg_status status)
 {
     if (runner->observe) {
-        epg__kept_message kept; /* the observer may call what writes another */
+        epg__message kept; /* the observer may call what writes another */
         epg__message_keep(&kept);
         runner->observe(runner->observe_ctx, span, 0, variant, bucket);
         epg__message_restore(&kept, status);
@@ -238,7 +238,7 @@ static epg_status first_use(epg_runner *runner, const epg_runner_step *step, uin
 
 static epg_status call_function(const epg_segment *segment, const epg_step_call *call)
 {
-    epg__kept_message before;
+    epg__message before;
     /* A step function may fail without a message of ours; an older failure's must not be taken for its own. */
     epg__message_keep(&before);
     epg__fail(EPG_OK, "%s", "");
@@ -254,7 +254,7 @@ static epg_status call_function(const epg_segment *segment, const epg_step_call 
 static epg_status call_in_scope(const epg_runner *runner, const epg_segment *segment, const epg_step_call *call)
 {
     epg_scope *scope = NULL;
-    epg__kept_message kept;
+    epg__message kept;
     if (!runner->scopes)
         return call_function(segment, call);
     EPG_TRY(epg_scope_enter(runner->scopes, runner->ordinal, call->stream, NULL, &scope));

@@ -5,7 +5,6 @@
  * can try again. Nothing that fails here has changed the runner but for its statistics and a pool that may have
  * grown. */
 #include <stdlib.h>
-#include <string.h>
 #include "ep/group_int.h"
 #include "graph/runner_int.h"
 
@@ -18,17 +17,6 @@ typedef struct first_use {
     const epg_runner_step *step;
     epg__entry *entry;
 } first_use;
-
-void epg__message_keep(epg__kept_message *kept)
-{
-    strncpy(kept->text, epg_message(), sizeof kept->text - 1);
-    kept->text[sizeof kept->text - 1] = 0;
-}
-
-epg_status epg__message_restore(const epg__kept_message *kept, epg_status status)
-{
-    return epg__fail(status, "%s", kept->text);
-}
 
 /* ---- warm-ups ---- */
 
@@ -50,7 +38,7 @@ static epg_status rehearse(const epg_runner *runner, uint32_t count, int on)
     for (uint32_t g = 0; g < count; g++) {
         epg_status status = epg_group_rehearse(runner->groups[g], on, runner->stream);
         if (status != EPG_OK && on) {
-            epg__kept_message kept;
+            epg__message kept;
             epg__message_keep(&kept);
             rehearse(runner, g, 0);
             return epg__message_restore(&kept, status);
@@ -83,7 +71,7 @@ static epg_status warm_up_once(const first_use *use)
 static epg_status warm_up(const first_use *use)
 {
     epg_runner *runner = use->runner;
-    epg__kept_message kept;
+    epg__message kept;
     epg_status status = EPG_OK, off;
 
     EPG_TRY(rehearse(runner, runner->group_count, 1));
@@ -152,7 +140,7 @@ static epg_status capture_span(const first_use *use, const epg__span *span, epg_
     epg_runner *runner = use->runner;
     epg_capture_status capturing;
     epg__group_counts before;
-    epg__kept_message kept;
+    epg__message kept;
     epg_graph captured = NULL;
     uint64_t id = 0;
 
@@ -214,7 +202,7 @@ static epg_status escaped(void)
 static epg_status probe(const first_use *use, bool *suspect)
 {
     epg_runner *runner = use->runner;
-    epg__kept_message kept;
+    epg__message kept;
     epg_stream blocking;
     epg_status status = EPG_OK;
 
@@ -327,7 +315,7 @@ epg_status epg__entry_create(epg_runner *runner, const epg_runner_step *step, ui
         return EPG_ERR_NO_MEMORY;
     epg_status status = fill_entry(&use);
     if (status != EPG_OK) {
-        epg__kept_message kept;
+        epg__message kept;
         epg__message_keep(&kept);
         epg__entry_destroy(runner, use.entry);
         epg__message_restore(&kept, status);

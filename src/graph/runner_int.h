@@ -128,11 +128,4 @@ void epg__runner_drop_spares(epg_runner *runner);
 epg_status epg__runner_make_exec(epg_runner *runner, const epg__entry *entry, uint32_t span, epg_graph graph,
                                  epg_exec *exec);
 
-/* The calling thread's message, to be put back after clean-up calls that may fail in their turn. */
-typedef struct epg__kept_message {
-    char text[1024];
-} epg__kept_message;
-void epg__message_keep(epg__kept_message *kept);
-epg_status epg__message_restore(const epg__kept_message *kept, epg_status status);
-
 #endif

@@ -45,7 +45,7 @@ epg_status epg__runner_make_exec(epg_runner *runner, const epg__entry *entry, ui
                                  epg_exec *exec)
 {
     epg_exec spare = take_spare(runner, entry, span);
-    epg__kept_message kept;
+    epg__message kept;
     epg__message_keep(&kept);
     if (spare && epg_exec_update(runner->device, spare, graph) == EPG_OK) {
         runner->stats.updates++;

@@ -1,21 +1,16 @@
 /* Whether a runtime follows its current stream: an operation made in a scope must end up in that stream's capture. This
  * finds what reading back cannot: a library that ignores the current stream, or has kept an earlier one. */
-#include <stdio.h>
 #include "scope/scope_ops.h"
-
-static void keep(epg__message *kept) { snprintf(kept->text, sizeof kept->text, "%s", epg_message()); }
 
 /* Where it fails, `told` is what it left as its message, "" if nothing: an older failure's is not its own. */
 static epg_status call(epg_status (*operation)(void *ctx), void *ctx, epg__message *told)
 {
     epg__message before;
-    keep(&before);
+    epg__message_keep(&before);
     epg__fail(EPG_OK, "%s", "");
     epg_status status = operation(ctx);
-    keep(told);
-    if (status == EPG_OK)
-        epg__fail(EPG_OK, "%s", before.text);
-    return status;
+    epg__message_keep(told);
+    return status == EPG_OK ? epg__message_restore(&before, EPG_OK) : status;
 }
 
 /* Runs the operation under capture; the capture is ended, and the scope left, whatever happens. */
