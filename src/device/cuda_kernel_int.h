@@ -19,7 +19,6 @@ typedef struct epg__cuda_launch {
     uint32_t grid[3];       /* 0 counts as 1 */
     uint32_t block;         /* threads */
     uint32_t shared_bytes;  /* dynamic; above 48 KiB only once prepared for as much */
-    uint32_t cluster;       /* blocks of a cluster; 0: no clusters */
     int dependent;          /* may start before the kernel ahead of it has ended: it waits itself (griddepcontrol) */
 } epg__cuda_launch;
 
@@ -37,10 +36,8 @@ epg_status epg__cuda_kernel_blocks(epg_device *device, const void *kernel, uint3
                                    uint32_t *per_unit);
 
 typedef struct epg__cuda_limits {
-    uint32_t units;         /* multiprocessors */
-    uint32_t compute;       /* 90: compute capability 9.0 */
-    uint32_t shared_optin;  /* most dynamic shared memory of a block, in bytes */
-    uint32_t l2_bytes;
+    uint32_t units;    /* multiprocessors */
+    uint32_t compute;  /* 90: compute capability 9.0 */
 } epg__cuda_limits;
 epg_status epg__cuda_get_limits(epg_device *device, epg__cuda_limits *limits);
 

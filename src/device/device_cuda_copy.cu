@@ -30,6 +30,6 @@ extern "C" epg_status epg__cuda_copy_launch(epg_device *device, epg_stream strea
     params p = {(uint4 *)to, (const uint4 *)from, bytes / 16};
     epg__cuda_limits limits;
     epg_status status = epg__cuda_get_limits(device, &limits);
-    epg__cuda_launch launch = {(const void *)copy, "copy", {limits.units * 4, 1, 1}, 512, 0, 0, 0};
+    epg__cuda_launch launch = {(const void *)copy, "copy", {limits.units * 4, 1, 1}, 512, 0, 0};
     return status == EPG_OK ? epg__cuda_launch_kernel(device, stream, &launch, &p) : status;
 }

@@ -19,37 +19,20 @@ static dim3 grid_of(const epg__cuda_launch *launch)
     return grid;
 }
 
-static unsigned set_attributes(const epg__cuda_launch *launch, cudaLaunchAttribute attributes[2])
-{
-    unsigned count = 0;
-    if (launch->cluster) {
-        attributes[count].id = cudaLaunchAttributeClusterDimension;
-        attributes[count].val.clusterDim.x = launch->cluster;
-        attributes[count].val.clusterDim.y = 1;
-        attributes[count].val.clusterDim.z = 1;
-        count++;
-    }
-    if (launch->dependent) {
-        attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-        attributes[count].val.programmaticStreamSerializationAllowed = 1;
-        count++;
-    }
-    return count;
-}
-
 epg_status epg__cuda_launch_kernel(epg_device *device, epg_stream stream, const epg__cuda_launch *launch,
                                    const void *params)
 {
     epg__cuda_call call;
-    cudaLaunchAttribute attributes[2];
+    cudaLaunchAttribute dependent = {.id = cudaLaunchAttributeProgrammaticStreamSerialization,
+                                     .val.programmaticStreamSerializationAllowed = 1};
     cudaLaunchConfig_t config = {.gridDim = grid_of(launch), .blockDim = {launch->block, 1, 1}};
     void *args[1] = {(void *)params};
     EPG_TRY(check_kind(device, launch->name));
     EPG_TRY(epg__cuda_enter(device, launch->name, &call));
     config.dynamicSmemBytes = launch->shared_bytes;
     config.stream = epg__cuda_stream(stream);
-    config.attrs = attributes;
-    config.numAttrs = set_attributes(launch, attributes);
+    config.attrs = &dependent;
+    config.numAttrs = launch->dependent ? 1 : 0;
     return epg__cuda_leave(&call, cudaLaunchKernelExC(&config, launch->kernel, args));
 }
 
@@ -82,7 +65,6 @@ epg_status epg__cuda_get_limits(epg_device *device, epg__cuda_limits *limits)
 {
     static const enum cudaDeviceAttr wanted[] = {
         cudaDevAttrMultiProcessorCount, cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor,
-        cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaDevAttrL2CacheSize,
     };
     int value[EPG__COUNT_OF(wanted)] = {0};
     epg__cuda_call call;
@@ -94,7 +76,5 @@ epg_status epg__cuda_get_limits(epg_device *device, epg__cuda_limits *limits)
     EPG_TRY(epg__cuda_leave(&call, error));
     limits->units = (uint32_t)value[0];
     limits->compute = (uint32_t)(value[1] * 10 + value[2]);
-    limits->shared_optin = (uint32_t)value[3];
-    limits->l2_bytes = (uint32_t)value[4];
     return EPG_OK;
 }

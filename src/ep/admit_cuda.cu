@@ -121,19 +121,19 @@ static __global__ void await_invitations(const __grid_constant__ epg__cuda_admis
 
 epg_status epg__cuda_clean_place(epg_device *device, epg_stream stream, const epg__cuda_admission *admission)
 {
-    epg__cuda_launch launch = {(const void *)clean_place, "join", {1, 1, 1}, 256, 0, 0, 0};
+    epg__cuda_launch launch = {(const void *)clean_place, "join", {1, 1, 1}, 256, 0, 0};
     return epg__cuda_launch_kernel(device, stream, &launch, admission);
 }
 
 epg_status epg__cuda_note_members(epg_device *device, epg_stream stream, const epg__cuda_admission *admission)
 {
-    epg__cuda_launch launch = {(const void *)note_members, "admission", {1, 1, 1}, 1, 0, 0, 0};
+    epg__cuda_launch launch = {(const void *)note_members, "admission", {1, 1, 1}, 1, 0, 0};
     return epg__cuda_launch_kernel(device, stream, &launch, admission);
 }
 
 epg_status epg__cuda_await_invitations(epg_device *device, epg_stream stream, const epg__cuda_admission *admission)
 {
-    epg__cuda_launch launch = {(const void *)await_invitations, "admission: wait", {1, 1, 1}, 1, 0, 0, 0};
+    epg__cuda_launch launch = {(const void *)await_invitations, "admission: wait", {1, 1, 1}, 1, 0, 0};
     return epg__cuda_launch_kernel(device, stream, &launch, admission);
 }
 

@@ -231,7 +231,7 @@ epg_status epg__cuda_combine_recv(epg_device *device, epg_stream stream, const e
     const void *kernel = is_float32(params) ? (const void *)collect_rows<true> : (const void *)collect_rows<false>;
     uint32_t block = (params->lane.ranks + 31) / 32 * 32;
     epg__cuda_launch wait = {(const void *)await_returns, "combine recv: wait", {1, 1, 1},
-                             block < EPG_CUDA_BLOCK ? block : EPG_CUDA_BLOCK, 0, 0, shape->dependent};
+                             block < EPG_CUDA_BLOCK ? block : EPG_CUDA_BLOCK, 0, shape->dependent};
     epg_status status = epg__cuda_launch_kernel(device, stream, &wait, params);
     if (status != EPG_OK || params->is_void)
         return status;

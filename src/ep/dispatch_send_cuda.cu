@@ -304,13 +304,13 @@ epg_status epg__cuda_dispatch_send(epg_device *device, epg_stream stream, const 
 
 epg_status epg__cuda_store_word(epg_device *device, epg_stream stream, const epg__cuda_word *word)
 {
-    epg__cuda_launch launch = {(const void *)store_word, "a word", {1, 1, 1}, 1, 0, 0, 0};
+    epg__cuda_launch launch = {(const void *)store_word, "a word", {1, 1, 1}, 1, 0, 0};
     return epg__cuda_launch_kernel(device, stream, &launch, word);
 }
 
 epg_status epg__cuda_raise_word(epg_device *device, epg_stream stream, const epg__cuda_word *word)
 {
-    epg__cuda_launch launch = {(const void *)raise_word, "a word", {1, 1, 1}, 1, 0, 0, 0};
+    epg__cuda_launch launch = {(const void *)raise_word, "a word", {1, 1, 1}, 1, 0, 0};
     return epg__cuda_launch_kernel(device, stream, &launch, word);
 }
 

@@ -7,7 +7,7 @@ epg_status epg__cuda_launch_table(epg_device *device, epg_stream stream, const e
 {
     size_t bytes = (size_t)(threads / 32 + 1) * columns * sizeof(uint32_t);
     uint32_t shared = bytes <= EPG_CUDA_TABLE_BYTES ? (uint32_t)bytes : 0;
-    epg__cuda_launch launch = {kernel, name, {blocks, 1, 1}, threads, shared, 0, shape->dependent};
+    epg__cuda_launch launch = {kernel, name, {blocks, 1, 1}, threads, shared, shape->dependent};
     params->shared_words = launch.shared_bytes / 4;
     return epg__cuda_launch_kernel(device, stream, &launch, params);
 }
@@ -32,7 +32,7 @@ epg_status epg__cuda_launch_rows(epg_device *device, epg_stream stream, const ep
         parts *= 2;
     params->parts = parts;
     uint64_t blocks = (rows->rows * parts + BLOCK / 32 - 1) / (BLOCK / 32);
-    epg__cuda_launch launch = {rows->kernel, rows->name, {blocks < most ? (uint32_t)blocks : most, 1, 1}, BLOCK, 0, 0,
+    epg__cuda_launch launch = {rows->kernel, rows->name, {blocks < most ? (uint32_t)blocks : most, 1, 1}, BLOCK, 0,
                                shape->dependent};
     return epg__cuda_launch_kernel(device, stream, &launch, params);
 }
@@ -53,6 +53,6 @@ epg_status epg__cuda_launch_tokens(epg_device *device, epg_stream stream, const 
     uint32_t rounds = (each + EPG_CUDA_BLOCK - 1) / EPG_CUDA_BLOCK;
     uint32_t block = ((each + rounds - 1) / rounds + 31) / 32 * 32;
     uint32_t blocks = (bucket ? bucket : 1) * params->parts + tokens->more;
-    epg__cuda_launch launch = {tokens->kernel, tokens->name, {blocks, 1, 1}, block, 0, 0, shape->dependent};
+    epg__cuda_launch launch = {tokens->kernel, tokens->name, {blocks, 1, 1}, block, 0, shape->dependent};
     return epg__cuda_launch_kernel(device, stream, &launch, params);
 }

@@ -175,7 +175,7 @@ extern "C" epg_status epg__cuda_gate(epg_device *device, epg_stream stream, cons
     params p = {*args, (float *)args->scratch, NULL};
     p.done = (uint32_t *)((char *)args->scratch + logits_bytes(args->max_tokens, args->experts));
     const void *kernel = gates[args->rows.type][weight_type];
-    epg__cuda_launch launch = {kernel, "gate", {(args->experts + EXPERTS - 1) / EXPERTS, 1, 1}, WARPS * 32, 0, 0,
+    epg__cuda_launch launch = {kernel, "gate", {(args->experts + EXPERTS - 1) / EXPERTS, 1, 1}, WARPS * 32, 0,
                                shape->dependent};
     launch.grid[1] = tiles < 65535 ? tiles : 65535;
     return epg__cuda_launch_kernel(device, stream, &launch, &p);

@@ -341,7 +341,7 @@ static uint32_t shared_bytes(uint32_t groups) { return PIPE_BYTES + (4 * groups 
 static epg_status launch(epg_device *device, epg_stream stream, const epg__product_kernels *self,
                          epg__product_kind kind, const epg__product *product)
 {
-    epg__cuda_launch launch = {self->kernel[kind], self->name[kind], {self->blocks[kind], 1, 1}, THREADS, 0, 0,
+    epg__cuda_launch launch = {self->kernel[kind], self->name[kind], {self->blocks[kind], 1, 1}, THREADS, 0,
                                self->dependent};
     launch.shared_bytes = shared_bytes(product->groups);
     return epg__cuda_launch_kernel(device, stream, &launch, product);

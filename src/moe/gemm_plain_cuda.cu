@@ -150,7 +150,7 @@ static_assert(EPG__PRODUCT_ROWS == 0 && EPG__PRODUCT_GATED == 1 && EPG__PRODUCT_
 static epg_status launch(epg_device *device, epg_stream stream, const epg__product_kernels *self,
                          epg__product_kind kind, const epg__product *product)
 {
-    epg__cuda_launch launch = {self->kernel[kind], self->name[kind], {self->blocks[kind], 1, 1}, THREADS, 0, 0,
+    epg__cuda_launch launch = {self->kernel[kind], self->name[kind], {self->blocks[kind], 1, 1}, THREADS, 0,
                                self->dependent};
     return epg__cuda_launch_kernel(device, stream, &launch, product);
 }

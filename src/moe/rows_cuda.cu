@@ -112,7 +112,7 @@ static epg__cuda_launch row_launch(const epg__moe_launch *shape, const void *ker
 {
     uint32_t threads = (rows->hidden / 8 + 31) / 32 * 32, most = shape->units * 8;
     uint32_t blocks = rows->bucket < most ? rows->bucket : most;
-    epg__cuda_launch launch = {kernel, name, {blocks, 1, 1}, 0, 0, 0, shape->dependent};
+    epg__cuda_launch launch = {kernel, name, {blocks, 1, 1}, 0, 0, shape->dependent};
     launch.block = threads < BLOCK_MOST ? threads : BLOCK_MOST;
     return launch;
 }
@@ -141,7 +141,7 @@ extern "C" epg_status epg__cuda_residual(epg_device *device, epg_stream stream, 
 extern "C" epg_status epg__cuda_take_best(epg_device *device, epg_stream stream, const epg__moe_launch *shape,
                                           const epg__take_args *args)
 {
-    epg__cuda_launch launch = {(const void *)take_best, "next ids", {(args->rows.bucket + 127) / 128, 1, 1}, 128, 0, 0,
+    epg__cuda_launch launch = {(const void *)take_best, "next ids", {(args->rows.bucket + 127) / 128, 1, 1}, 128, 0,
                                shape->dependent};
     return epg__cuda_launch_kernel(device, stream, &launch, args);
 }

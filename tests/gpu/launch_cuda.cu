@@ -1,5 +1,4 @@
 /* Kernels for test_cuda_launch.c. */
-#include <cooperative_groups.h>
 #include "gpu/launch.h"
 
 /* The last word of the dynamic shared memory, written by the last thread and read by the first. */
@@ -13,17 +12,6 @@ static __global__ void test_shared(launch_params p)
         *p.out = words[p.count - 1];
 }
 
-/* Every block adds the number of blocks in its cluster. */
-static __global__ void test_cluster(launch_params p)
-{
-#if __CUDA_ARCH__ >= 900
-    if (threadIdx.x == 0)
-        atomicAdd(p.out, (uint32_t)cooperative_groups::this_cluster().num_blocks());
-#else
-    (void)p;
-#endif
-}
-
 /* out = out * 3 + value, behind the kernel ahead of it. */
 static __global__ void test_chain(launch_params p)
 {
@@ -35,6 +23,5 @@ static __global__ void test_chain(launch_params p)
 
 extern "C" const void *launch_kernel(launch_which which)
 {
-    return which == LAUNCH_SHARED ? (const void *)test_shared
-                                  : which == LAUNCH_CLUSTER ? (const void *)test_cluster : (const void *)test_chain;
+    return which == LAUNCH_SHARED ? (const void *)test_shared : (const void *)test_chain;
 }

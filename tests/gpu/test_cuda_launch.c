@@ -40,29 +40,22 @@ static int tear_down(void **state)
     return 0;
 }
 
-static epg__cuda_limits limits_of(fixture *f)
-{
-    epg__cuda_limits limits;
-    OK(epg__cuda_get_limits(f->device, &limits));
-    return limits;
-}
-
 static void limits_are_the_devices(void **state)
 {
     fixture *f = *state;
-    epg__cuda_limits limits = limits_of(f);
+    epg__cuda_limits limits;
     epg_device_info info = EPG_DEVICE_INFO_INIT;
+    OK(epg__cuda_get_limits(f->device, &limits));
     OK(epg_device_describe(f->device, &info));
     assert_int_equal(limits.units, info.units);
     assert_true(limits.compute >= 80);
-    assert_true(limits.shared_optin > 48 * 1024);
-    assert_true(limits.l2_bytes > 0);
 }
 
+/* 99 KiB: what every GPU from compute capability 8.0 on can give a block. */
 static void much_shared_memory_needs_preparation(void **state)
 {
     fixture *f = *state;
-    uint32_t bytes = limits_of(f).shared_optin / 4 * 4, blocks = 0;
+    uint32_t bytes = 99 * 1024, few = 0, many = 0;
     launch_params params = {f->out, bytes / 4, 77};
     epg__cuda_launch launch = {.kernel = launch_kernel(LAUNCH_SHARED), .name = "shared", .block = 128};
     launch.shared_bytes = bytes;
@@ -72,23 +65,10 @@ static void much_shared_memory_needs_preparation(void **state)
     OK(epg__cuda_launch_kernel(f->device, f->stream, &launch, &params));
     OK(epg_stream_synchronize(f->device, f->stream));
     assert_int_equal(*f->out, 77);
-    OK(epg__cuda_kernel_blocks(f->device, launch.kernel, 128, bytes, &blocks));
-    assert_int_equal(blocks, 1);
-    OK(epg__cuda_kernel_blocks(f->device, launch.kernel, 128, 1024, &blocks));
-    assert_true(blocks > 1);
-}
-
-static void clusters_are_as_large_as_asked(void **state)
-{
-    fixture *f = *state;
-    launch_params params = {f->out, 0, 0};
-    epg__cuda_launch launch = {.kernel = launch_kernel(LAUNCH_CLUSTER), .name = "cluster", .grid = {8}, .block = 32};
-    launch.cluster = 4;
-    if (limits_of(f).compute < 90)
-        skip();
-    OK(epg__cuda_launch_kernel(f->device, f->stream, &launch, &params));
-    OK(epg_stream_synchronize(f->device, f->stream));
-    assert_int_equal(*f->out, 8 * 4);
+    OK(epg__cuda_kernel_blocks(f->device, launch.kernel, 128, bytes, &few));
+    assert_in_range(few, 1, 2);
+    OK(epg__cuda_kernel_blocks(f->device, launch.kernel, 128, 1024, &many));
+    assert_true(many > few);
 }
 
 /* Also as a graph, where the dependence becomes an edge of another kind. */
@@ -188,9 +168,9 @@ static void its_kernels_are_for_its_device(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(limits_are_the_devices), T(much_shared_memory_needs_preparation), T(clusters_are_as_large_as_asked),
-        T(dependent_kernels_run_in_order), T(a_dump_names_kernels), T(the_clock_is_the_kernels),
-        T(a_cuda_error_keeps_its_number), T(its_kernels_are_for_its_device),
+        T(limits_are_the_devices), T(much_shared_memory_needs_preparation), T(dependent_kernels_run_in_order),
+        T(a_dump_names_kernels), T(the_clock_is_the_kernels), T(a_cuda_error_keeps_its_number),
+        T(its_kernels_are_for_its_device),
     };
     if (test_device_kind() != EPG_DEVICE_CUDA) {
         puts("EPGRAPH_TEST_DEVICE is not cuda");

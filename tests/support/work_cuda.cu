@@ -37,6 +37,6 @@ static __global__ void epg_test_work(work_params p)
 
 extern "C" epg_status work_launch_cuda(epg_device *device, epg_stream stream, const work_params *params)
 {
-    epg__cuda_launch launch = {(const void *)epg_test_work, "work", {1, 1, 1}, 1, 0, 0, 0};
+    epg__cuda_launch launch = {(const void *)epg_test_work, "work", {1, 1, 1}, 1, 0, 0};
     return epg__cuda_launch_kernel(device, stream, &launch, params);
 }
