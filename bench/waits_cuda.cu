@@ -1,4 +1,4 @@
-/* Kernels for bench/waits.c: one that holds a stream, and some of which each is launched once. */
+/* Kernels for bench/waits.c and bench/channels.c: two that hold a stream, and some of which each is launched once. */
 #include "bench/waits.h"
 
 static __global__ void hold(const volatile uint32_t *go, uint64_t ns)
@@ -8,6 +8,18 @@ static __global__ void hold(const volatile uint32_t *go, uint64_t ns)
     do
         asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
     while (!*go && now - begin < ns);
+}
+
+static __global__ void meet(uint32_t *words, uint32_t count, uint64_t ns)
+{
+    uint64_t begin, now;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(begin));
+    atomicAdd(words, 1);
+    do
+        asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+    while (*(volatile uint32_t *)words < count && now - begin < ns);
+    if (*(volatile uint32_t *)words < count)
+        atomicAdd(words + 1, 1);
 }
 
 /* The number keeps the compiler from making one kernel of them. */
@@ -23,7 +35,6 @@ template <int BYTES> static __global__ void frame(uint32_t *word)
 }
 
 const waits_kernels waits_kernel = {
-    (const void *)hold,       (const void *)touch<0>,    (const void *)touch<1>,
-    (const void *)touch<2>,   (const void *)frame<64>,   (const void *)frame<4096>,
-    (const void *)frame<65536>,
+    (const void *)hold,      (const void *)meet,        (const void *)touch<0>,     (const void *)touch<1>,
+    (const void *)touch<2>,  (const void *)frame<64>,   (const void *)frame<4096>,  (const void *)frame<65536>,
 };

@@ -73,18 +73,6 @@ static void run_threads(serve_shared *shared, serve_rank *ranks, pthread_t *thre
         pthread_join(threads[i], NULL);
 }
 
-/* One after another, before any rank makes streams of its own: which streams there are, and in what order they were
- * made, does not hang on the threads then. */
-static epg_status create_streams(const serve_config *config, serve_rank *ranks, serve_result *result)
-{
-    for (uint32_t r = 0; r < config->ranks; r++) {
-        epg_status status = epg_stream_create(config->device, EPG_STREAM_NONBLOCKING, &ranks[r].stream);
-        if (status)
-            return fail(result, status, epg_message());
-    }
-    return EPG_OK;
-}
-
 static epg_status run_team(const serve_config *config, serve_result *result, epg_team **teams, serve_rank *ranks,
                            pthread_t *threads)
 {
@@ -96,15 +84,11 @@ static epg_status run_team(const serve_config *config, serve_result *result, epg
     pthread_mutex_init(&shared.lock, NULL);
     for (uint32_t r = 0; r < config->ranks; r++)
         ranks[r] = (serve_rank){.shared = &shared, .team = teams[r], .rank = r};
-    if (!create_streams(config, ranks, result))
-        run_threads(&shared, ranks, threads, config->ranks);
+    run_threads(&shared, ranks, threads, config->ranks);
     collect(result, ranks, config->ranks);
     pthread_mutex_destroy(&shared.lock);
-    for (uint32_t r = 0; r < config->ranks; r++) {
-        if (ranks[r].stream)
-            epg_stream_destroy(config->device, ranks[r].stream);
+    for (uint32_t r = 0; r < config->ranks; r++)
         epg_team_destroy(teams[r]);
-    }
     return result->status;
 }
 

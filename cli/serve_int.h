@@ -22,7 +22,7 @@ typedef struct serve_rank {
     epg_model_buffers buffers;
     epg_runner *runner;
     epg_stepper *stepper;
-    epg_stream stream;          /* made and destroyed with the team */
+    epg_stream stream;
     timeline_rank *line;        /* NULL: nothing is recorded */
     schedule schedule;
     epg_runner_input inputs[2];

@@ -142,40 +142,17 @@ static epg_status allocate(serve_rank *rank)
     return status;
 }
 
-/* Uses the stream for copies and for a whole step in either mode, without a token. A GPU's driver may have to wait for
- * the device at a stream's or a kernel's first use, and so, once steps run, for a peer that waits there for this rank.
- * The bucket is the largest: kernels that serve smaller ones alone are first used by the runner's warm-up, or by an
- * eager step. */
-static epg_status use_stream(serve_rank *rank)
-{
-    epg_device *device = rank->shared->config->device;
-    epg_model_step_args args = EPG_MODEL_STEP_ARGS_INIT;
-    args.stream = rank->stream;
-    args.bucket = rank->max_tokens;
-    *rank->token_count = 0;
-    TRY(epg_memcpy_async(device, rank->buffers.tokens, rank->token_count, sizeof(uint32_t), rank->stream));
-    TRY(epg_group_rehearse(rank->group, 1, rank->stream));
-    for (int mode = EPG_MODE_LL; mode <= EPG_MODE_HT; mode++) {
-        args.mode = (epg_mode)mode;
-        timeline_model_begin(rank->line);
-        TRY(epg_model_step(rank->model, &args));
-    }
-    TRY(epg_group_rehearse(rank->group, 0, rank->stream));
-    TRY(epg_memcpy_async(device, rank->token_count, rank->buffers.tokens, sizeof(uint32_t), rank->stream));
-    return epg_stream_synchronize(device, rank->stream);
-}
-
 static epg_status set_up(serve_rank *rank)
 {
     const serve_config *config = rank->shared->config;
     uint32_t largest = config->buckets[config->bucket_count - 1];
     rank->max_tokens = config->chunk > largest ? config->chunk : largest;
     rank->buffers = (epg_model_buffers)EPG_MODEL_BUFFERS_INIT;
+    TRY(epg_stream_create(config->device, EPG_STREAM_NONBLOCKING, &rank->stream));
     TRY(timeline_open(config->timeline, rank->rank, config->shape.layers, config->bucket_count, rank->stream,
                       &rank->line));
     TRY(create_group(rank));
     TRY(allocate(rank));
-    TRY(use_stream(rank));
     TRY(create_stepper(rank));
     return create_runner(rank);
 }
@@ -183,7 +160,8 @@ static epg_status set_up(serve_rank *rank)
 static void tear_down(serve_rank *rank)
 {
     epg_device *device = rank->shared->config->device;
-    epg_stream_synchronize(device, rank->stream);
+    if (rank->stream)
+        epg_stream_synchronize(device, rank->stream);
     epg_runner_destroy(rank->runner);
     epg_stepper_destroy(rank->stepper);
     timeline_close(rank->line);
@@ -193,6 +171,8 @@ static void tear_down(serve_rank *rank)
     epg_memory_free(device, EPG_MEMORY_PINNED, rank->hidden);
     epg_model_destroy(rank->model);
     epg_group_destroy(rank->group);
+    if (rank->stream)
+        epg_stream_destroy(device, rank->stream);
 }
 
 /* ---- one step ---- */

@@ -31,11 +31,13 @@ typedef struct epg_team_stats {
 } epg_team_stats;
 #define EPG_TEAM_STATS_INIT {sizeof(epg_team_stats), 0, 0}
 
-/* Virtual ranks in one process, on one device. On the CUDA device set CUDA_DEVICE_MAX_CONNECTIONS=32 before CUDA starts
- * (the command does): their kernels wait for one another, and streams that share a hardware queue do not run at once.
- * What waits for kernels of other streams may wait there for a peer that waits for this rank: while steps run, free no
- * memory of this device, and launch no kernel of the caller's that was never loaded (docs/architecture.md says more).
- * The library's own kernels are loaded when a group or a model is created.
+/* Virtual ranks in one process, on one device. On the CUDA device their kernels wait for one another, which asks three
+ * things of the caller (docs/architecture.md says why):
+ * Set CUDA_DEVICE_MAX_CONNECTIONS=32 before CUDA starts (the command does). Ranks times lanes may be at most half of
+ * it, or of 8 where it is not set: a group of more is refused.
+ * A stream that is not of epg_stream_create must have had work before the pairs that are enqueued there eagerly.
+ * While steps run, free no memory of this device, and launch no kernel of the caller's that was never loaded. The
+ * library's own are loaded when a group or a model is created.
  * Fills ranks[0 .. count-1], each to be used by a thread of its own.
  * count is 1..EPG_TEAM_MAX_RANKS. `options` may be NULL. The shared part is freed with the last rank. */
 EPG_API epg_status epg_team_create_threads(epg_device *device, const epg_team_options *options, uint32_t count,

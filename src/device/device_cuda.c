@@ -290,6 +290,7 @@ static epg_status fill_device(epg__cuda_device *device)
     if (error == cudaSuccess)
         error = cudaStreamCreateWithFlags(&device->fill, cudaStreamNonBlocking);
     EPG_TRY(epg__cuda_leave(&call, error));
+    EPG_TRY(epg__cuda_kernel_prepare(&device->base, epg__cuda_probe_kernel(), 0));
     return set_clock(device);
 }
 

@@ -33,8 +33,9 @@ epg_status epg__cuda_capture_query(epg_device *device, epg_stream stream, epg_ca
     enum cudaStreamCaptureStatus now = cudaStreamCaptureStatusNone;
     unsigned long long number = 0;
     EPG_TRY(epg__cuda_enter(device, "epg_capture_query", &call));
-    EPG_TRY(epg__cuda_leave(&call, cudaStreamGetCaptureInfo(epg__cuda_stream(stream), &now, &number, NULL, NULL, NULL,
-                                                            NULL)));
+    cudaError_t error = id ? cudaStreamGetCaptureInfo(epg__cuda_stream(stream), &now, &number, NULL, NULL, NULL, NULL)
+                           : cudaStreamIsCapturing(epg__cuda_stream(stream), &now);
+    EPG_TRY(epg__cuda_leave(&call, error));
     *status = (epg_capture_status)now;
     if (id)
         *id = now == cudaStreamCaptureStatusActive ? number : 0;

@@ -1,4 +1,4 @@
-/* What the conformance table asks of the CUDA device and no caller needs. */
+/* What the conformance table asks of the CUDA device and no caller needs; new streams get the probe's kernel too. */
 #include "device/cuda_kernel_int.h"
 #include "device/device_cuda_int.h"
 

@@ -124,19 +124,32 @@ static epg_status make_lane(epg_group *g, state *s, uint32_t number)
     return EPG_OK;
 }
 
-/* Blocks that wait for other ranks, one for each rank and lane of a device, must leave room for those that they wait
- * for: the largest fills a multiprocessor, and a GPU runs no more than 128 grids at once. */
+/* How many channels the driver has for a process's streams, by the variable that it reads when it starts. */
+static uint32_t channels(void)
+{
+    enum { USUAL = 8, MOST = 32 };
+    const char *set = getenv("CUDA_DEVICE_MAX_CONNECTIONS");
+    long count = set ? strtol(set, NULL, 10) : USUAL;
+    return count < 1 ? USUAL : count > MOST ? MOST : (uint32_t)count;
+}
+
+/* A wait for another rank is a block, one for each rank and lane of a device, that must leave room for those it waits
+ * for: the largest fills a multiprocessor. With work behind it, it also takes a channel, and while more than half of
+ * them are taken the driver no longer finds a free one for every other stream (docs/results-h200.md). */
 static epg_status check_room(const epg_group *g, const epg__cuda_limits *limits)
 {
-    enum { MOST_GRIDS = 128 };
-    uint32_t room = limits->units < MOST_GRIDS ? limits->units : MOST_GRIDS;
-    uint64_t waiting = (uint64_t)g->team->sharing * g->options.lanes;
-    if (waiting < room)
-        return EPG_OK;
-    return epg__fail(EPG_ERR_UNSUPPORTED,
-                     "%u ranks with %u lanes on one GPU: the kernels that wait for one another could fill it; ranks "
-                     "times lanes must be below %u here",
-                     g->wire.geometry.ranks, g->options.lanes, room);
+    uint32_t sharing = g->team->sharing, lanes = g->options.lanes, half = channels() / 2;
+    uint64_t waits = (uint64_t)sharing * lanes;
+    if (waits >= limits->units)
+        return epg__fail(EPG_ERR_UNSUPPORTED,
+                         "%u ranks with %u lanes on one GPU: the kernels that wait for one another could fill it; ranks "
+                         "times lanes must be below %u here", sharing, lanes, limits->units);
+    if (sharing > 1 && waits > half)
+        return epg__fail(EPG_ERR_UNSUPPORTED,
+                         "%u ranks with %u lanes on one GPU: while they wait for one another they could hold up streams "
+                         "that they wait for; CUDA_DEVICE_MAX_CONNECTIONS is %u, good for %u ranks times lanes (32, set "
+                         "before CUDA starts, is good for 16)", sharing, lanes, channels(), half);
+    return EPG_OK;
 }
 
 static epg_status prepare(epg_group *g, state *s)

@@ -11,7 +11,7 @@ typedef struct launch_params {
     uint32_t *out;
     uint32_t count, value;
 } launch_params;
-typedef enum launch_which { LAUNCH_SHARED, LAUNCH_CHAIN } launch_which;
+typedef enum launch_which { LAUNCH_SHARED, LAUNCH_CHAIN, LAUNCH_MEET } launch_which;
 const void *launch_kernel(launch_which which);
 
 #ifdef __cplusplus

@@ -21,7 +21,22 @@ static __global__ void test_chain(launch_params p)
     *(volatile uint32_t *)p.out = *(volatile uint32_t *)p.out * 3 + p.value;
 }
 
+/* Counts this kernel in out[0] and waits, 50 ms at most, until `count` have come; out[1] counts those that gave up. */
+static __global__ void test_meet(launch_params p)
+{
+    uint64_t begin, now;
+    volatile uint32_t *come = p.out;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(begin));
+    atomicAdd(p.out, 1);
+    do
+        asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+    while (*come < p.count && now - begin < 50000000);
+    if (*come < p.count)
+        atomicAdd(p.out + 1, 1);
+}
+
 extern "C" const void *launch_kernel(launch_which which)
 {
-    return which == LAUNCH_SHARED ? (const void *)test_shared : (const void *)test_chain;
+    static const void *const kernels[] = {(const void *)test_shared, (const void *)test_chain, (const void *)test_meet};
+    return kernels[which];
 }
