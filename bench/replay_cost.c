@@ -1,7 +1,9 @@
 /* What a runner adds to a replay, against the bare CUDA call, and what a capture costs. Needs a GPU.
  *
- * The step is N empty kernels. Host time is that of the call, a batch of replays between two synchronisations; GPU time
- * is between two events around a batch. Medians over ROUNDS batches, with the 10th and 90th percentile. */
+ * The step is N empty kernels. Host time is that of the call, in a batch between two synchronisations in which the ways
+ * on one stream take turns call by call, so that all meet the same queue; where the stream changes, a batch of its own
+ * follows. "Adds" is the difference to the bare call in the same round. GPU time is between two events around a batch of
+ * one way. Medians over ROUNDS rounds, with the 10th and 90th percentile. */
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +11,7 @@
 #include "device/device_ops.h"
 #include "epgraph/runner.h"
 
-enum { BATCH = 40, ROUNDS = 51, WARM = 5 };
+enum { BATCH = 20, ROUNDS = 101, WARM = 5 };
 typedef enum way { BARE, EXEC, RUNNER, CROSSING, WAYS } way;
 static const char *const way_names[WAYS] = {"cudaGraphLaunch", "epg_exec_launch", "epg_runner_run",
                                             "epg_runner_run, stream changes each time"};
@@ -69,14 +71,29 @@ static void replay(bench *b, way how, int turn)
         CHECK(epg_runner_run(b->runner, &one));
 }
 
-static double host_us(bench *b, way how)
+/* What the rounds gave, us per call or replay. */
+typedef struct results {
+    double host[WAYS][ROUNDS], adds[WAYS][ROUNDS], gpu[WAYS][ROUNDS];
+} results;
+
+static double call_us(bench *b, way how, int turn)
 {
     double start = now_us();
+    replay(b, how, turn);
+    return now_us() - start;
+}
+
+static void host_round(bench *b, double us[WAYS])
+{
+    for (int how = 0; how < WAYS; how++)
+        us[how] = 0;
     for (int i = 0; i < BATCH; i++)
-        replay(b, how, i);
-    double took = now_us() - start;
+        for (int how = BARE; how < CROSSING; how++)
+            us[how] += call_us(b, (way)how, i) / BATCH;
     CHECK(epg_device_synchronize(b->device));
-    return took / BATCH;
+    for (int i = 0; i < BATCH; i++)
+        us[CROSSING] += call_us(b, CROSSING, i) / BATCH;
+    CHECK(epg_device_synchronize(b->device));
 }
 
 /* The batch ends on the stream on which it began: CROSSING has an even number of replays, the last on streams[1]. */
@@ -92,18 +109,38 @@ static double gpu_us(bench *b, way how, const epg_event marks[2])
     return us / BATCH;
 }
 
-static void print_way(bench *b, way how, const epg_event marks[2])
+static void run_rounds(bench *b, const epg_event marks[2], results *r)
 {
-    double host[ROUNDS], gpu[ROUNDS];
+    double host[WAYS], gpu;
     for (int i = -WARM; i < ROUNDS; i++) {
-        double h = host_us(b, how), g = gpu_us(b, how, marks);
-        if (i >= 0)
-            host[i] = h, gpu[i] = g;
+        host_round(b, host);
+        for (int how = 0; how < WAYS; how++) {
+            gpu = gpu_us(b, (way)how, marks);
+            if (i < 0)
+                continue;
+            r->host[how][i] = host[how];
+            r->adds[how][i] = host[how] - host[BARE];
+            r->gpu[how][i] = gpu;
+        }
     }
-    qsort(host, ROUNDS, sizeof *host, ascending);
-    qsort(gpu, ROUNDS, sizeof *gpu, ascending);
-    printf("  %-42s %7.2f (%.2f to %.2f) %9.2f (%.2f to %.2f)\n", way_names[how], host[ROUNDS / 2], host[ROUNDS / 10],
-           host[ROUNDS * 9 / 10], gpu[ROUNDS / 2], gpu[ROUNDS / 10], gpu[ROUNDS * 9 / 10]);
+}
+
+static void print_times(double us[ROUNDS])
+{
+    qsort(us, ROUNDS, sizeof *us, ascending);
+    printf(" %8.2f (%.2f to %.2f)", us[ROUNDS / 2], us[ROUNDS / 10], us[ROUNDS * 9 / 10]);
+}
+
+static void print_ways(results *r)
+{
+    printf("  %-42s %-24s %-24s %s\n", "us per replay", "host", "adds", "GPU");
+    for (int how = 0; how < WAYS; how++) {
+        printf("  %-42s", way_names[how]);
+        print_times(r->host[how]);
+        print_times(r->adds[how]);
+        print_times(r->gpu[how]);
+        printf("\n");
+    }
 }
 
 static void make_exec(bench *b)
@@ -152,6 +189,7 @@ static void make_runner(bench *b)
 
 static void measure(bench *b, int kernels)
 {
+    static results r;
     epg_event marks[2];
     b->kernels = kernels;
     printf("\n%d empty kernels\n", kernels);
@@ -159,9 +197,8 @@ static void measure(bench *b, int kernels)
     make_runner(b);
     CHECK(epg_event_create(b->device, &marks[0]));
     CHECK(epg_event_create(b->device, &marks[1]));
-    printf("  %-42s %-24s %s\n", "us per replay", "host", "GPU");
-    for (int how = 0; how < WAYS; how++)
-        print_way(b, (way)how, marks);
+    run_rounds(b, marks, &r);
+    print_ways(&r);
     epg_runner_destroy(b->runner);
     CHECK(epg_exec_destroy(b->device, b->exec));
     CHECK(epg_event_destroy(b->device, marks[0]));

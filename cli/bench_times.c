@@ -32,8 +32,8 @@ static double later(double a, double b) { return a > b || isnan(a) ? a : b; }
 
 double bench_series_round(const bench_series *series, uint32_t round)
 {
-    double slowest = 0;
-    for (uint32_t r = 0; r < series->ranks; r++)
+    double slowest = series->us[round];
+    for (uint32_t r = 1; r < series->ranks; r++)
         slowest = later(slowest, series->us[(size_t)r * series->rounds + round]);
     return slowest;
 }
