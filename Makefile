@@ -44,7 +44,7 @@ DEVICE_TEST_SOURCES += tests/conform/test_runner_scope.c tests/conform/test_quan
 DEVICE_TEST_SOURCES += $(addprefix tests/,conform/test_replay_contract.c multi/test_rejoin.c multi/test_admission.c)
 DEVICE_TEST_SOURCES += tests/conform/test_experts.c tests/conform/test_layer.c
 GPU_TEST_SOURCES := $(wildcard tests/gpu/test_*.c)
-GPU_SUPPORT_SOURCES := $(wildcard tests/gpu/*_cuda.cu)
+GPU_SUPPORT_SOURCES := $(wildcard tests/gpu/*_cuda.cu) $(filter-out $(GPU_TEST_SOURCES),$(wildcard tests/gpu/*.c))
 TEST_SOURCES := $(wildcard tests/unit/test_*.c tests/conform/test_*.c tests/multi/test_*.c tests/cli/test_*.c)
 
 # Libraries that stand in for other runtimes: each .c becomes a .so.
@@ -175,7 +175,7 @@ $(BUILD)/tests/standins/%.o: override CFLAGS += -Wno-missing-prototypes
 $(BUILD)/tests/standins/%.so: $(BUILD)/tests/standins/%.o
 	$(QUIET)$(CC) $(LDFLAGS) -shared -Wl,--no-as-needed -o $@ $< -lc
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(call objects,$(SUPPORT_SOURCES)) $(STATIC)
-	$(QUIET)$(CC) $(LDFLAGS) $(WRAP) -o $@ $^ -lcmocka $(LIBS)
+	$(QUIET)$(CC) $(LDFLAGS) $(WRAP) -o $@ $(filter %.o,$^) $(STATIC) -lcmocka $(LIBS)
 
 $(BUILD)/tests/%.o: override CPPFLAGS += -Itests
 $(BUILD)/tests/gpu/%.o: override CPPFLAGS += $(CUDA_INCLUDE)

@@ -4,7 +4,7 @@
 #include "support/fp8_oracle.h"
 #include "support/pair_oracle.h"
 
-static uint64_t next(uint64_t *s)
+uint64_t pair_random(uint64_t *s)
 {
     uint64_t z = (*s += 0x9E3779B97F4A7C15ull);
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
@@ -14,8 +14,7 @@ static uint64_t next(uint64_t *s)
 
 uint32_t pair_width(epg_dtype type) { return type == EPG_FLOAT32 ? 4 : 2; }
 
-/* An element of combine's rows, and of rows that are sent as they are. */
-static double get(epg_dtype type, const void *rows, size_t i)
+double pair_get(epg_dtype type, const void *rows, size_t i)
 {
     return type == EPG_FLOAT32 ? ((const float *)rows)[i] : bf16_value(((const uint16_t *)rows)[i]);
 }
@@ -27,7 +26,7 @@ static uint16_t to_bf16(float value)
     return (uint16_t)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 
-static void put(epg_dtype type, void *rows, size_t i, float value)
+void pair_put(epg_dtype type, void *rows, size_t i, float value)
 {
     if (type == EPG_FLOAT32)
         ((float *)rows)[i] = value;
@@ -73,9 +72,9 @@ static float opaque_element(const pair_case *c, const uint8_t *row, const uint8_
 
 static void make_bf16_row(uint64_t *s, uint16_t *row, uint32_t count)
 {
-    float reach = ldexpf(1, (int)(next(s) % 40) - 20); /* rows of very different sizes */
+    float reach = ldexpf(1, (int)(pair_random(s) % 40) - 20); /* rows of very different sizes */
     for (uint32_t i = 0; i < count; i++)
-        row[i] = to_bf16((float)((double)(next(s) >> 11) / 9007199254740992.0 - 0.5) * reach);
+        row[i] = to_bf16((float)((double)(pair_random(s) >> 11) / 9007199254740992.0 - 0.5) * reach);
 }
 
 static int make_rows(const pair_case *c, uint64_t *s, pair_input *in)
@@ -92,11 +91,11 @@ static int make_rows(const pair_case *c, uint64_t *s, pair_input *in)
             continue;
         }
         for (uint32_t i = 0; c->type == EPG_OPAQUE && i < c->row_bytes; i++)
-            row[i] = (char)(next(s) >> 33);
+            row[i] = (char)(pair_random(s) >> 33);
         for (uint32_t i = 0; c->type == EPG_OPAQUE && i < c->scale_bytes; i++)
-            scales[i] = (char)(next(s) >> 33);
+            scales[i] = (char)(pair_random(s) >> 33);
         for (uint32_t i = 0; c->type != EPG_OPAQUE && i < c->hidden; i++)
-            put(c->type, row, i, (float)((double)(next(s) >> 11) / 9007199254740992.0 - 0.5));
+            pair_put(c->type, row, i, (float)((double)(pair_random(s) >> 11) / 9007199254740992.0 - 0.5));
     }
     free(wide);
     return 0;
@@ -106,7 +105,7 @@ int pair_input_make(const pair_case *c, uint32_t rank, uint64_t pair, pair_input
 {
     uint64_t s = c->seed * 1000003 + rank * 7919 + pair * 104729;
     size_t out = (size_t)c->max_tokens * c->hidden * pair_width(c->type);
-    in->tokens = next(&s) % 5 == 0 ? 0 : (uint32_t)(next(&s) % (c->max_tokens + 1));
+    in->tokens = pair_random(&s) % 5 == 0 ? 0 : (uint32_t)(pair_random(&s) % (c->max_tokens + 1));
     in->rows = calloc(c->max_tokens, row_size(c));
     in->scales = scale_size(c) ? calloc(c->max_tokens, scale_size(c)) : NULL;
     in->ids = calloc((size_t)c->max_tokens * c->topk, sizeof *in->ids);
@@ -119,13 +118,13 @@ int pair_input_make(const pair_case *c, uint32_t rank, uint64_t pair, pair_input
         for (uint32_t k = 0; k < c->topk; k++) {
             int32_t id, again = 1;
             while (again) {
-                id = next(&s) % 7 == 0 ? -1 : (int32_t)(next(&s) % c->experts);
+                id = pair_random(&s) % 7 == 0 ? -1 : (int32_t)(pair_random(&s) % c->experts);
                 again = 0;
                 for (uint32_t j = 0; j < k && id >= 0; j++)
                     again |= in->ids[t * c->topk + j] == id;
             }
             in->ids[t * c->topk + k] = id;
-            in->weights[t * c->topk + k] = (float)((next(&s) >> 40) / 16777216.0);
+            in->weights[t * c->topk + k] = (float)((pair_random(&s) >> 40) / 16777216.0);
         }
     return 0;
 }
@@ -163,7 +162,7 @@ static float view_element(const pair_experts_args *a, uint32_t expert, uint32_t 
     if (a->c.type == EPG_FLOAT8_E4M3)
         return fp8_element((uint8_t)row[column], view_scale(a, expert, position, column / 128));
     if (a->c.type != EPG_OPAQUE)
-        return (float)get(a->c.type, row, column);
+        return (float)pair_get(a->c.type, row, column);
     if (v->scale_expert_stride)
         index = position - v->offsets[expert];
     const char *scales = (const char *)v->scales + expert * v->scale_expert_stride + index * v->scale_row_stride;
@@ -179,8 +178,8 @@ void pair_experts_run(const void *raw)
     for (uint32_t e = 0; e < a->view.local_experts; e++)
         for (uint32_t p = a->view.offsets[e]; p < a->view.offsets[e] + a->view.counts[e]; p++)
             for (uint32_t i = 0; i < a->c.hidden; i++)
-                put(a->c.type, a->out, (size_t)p * a->c.hidden + i,
-                    expert_of(a->view.first_expert + e, view_element(a, e, p, i)));
+                pair_put(a->c.type, a->out, (size_t)p * a->c.hidden + i,
+                         expert_of(a->view.first_expert + e, view_element(a, e, p, i)));
 }
 
 /* ---- what must come back ---- */
@@ -202,7 +201,7 @@ static void read_row(const pair_case *c, const pair_input *in, uint32_t token, f
         else if (c->type == EPG_FLOAT8_E4M3)
             x[i] = fp8_element(codes[i], made[i / 128]);
         else
-            x[i] = (float)get(c->type, row, i);
+            x[i] = (float)pair_get(c->type, row, i);
     free(codes);
     free(made);
 }
@@ -240,7 +239,8 @@ uint32_t pair_wrong_token(const pair_case *c, const pair_input *in, uint32_t ran
     for (t = 0; t < in->tokens && right; t++) {
         read_row(c, in, t, x);
         for (uint32_t i = 0; i < c->hidden; i++) {
-            float want = answer(c, in, t, x[i], ranks), got = (float)get(c->type, in->out, (size_t)t * c->hidden + i);
+            float want = answer(c, in, t, x[i], ranks);
+            float got = (float)pair_get(c->type, in->out, (size_t)t * c->hidden + i);
             right &= memcmp(&want, &got, sizeof want) == 0;
         }
     }
@@ -262,7 +262,7 @@ double pair_error(const pair_case *c, const pair_input *in)
                 if (e >= 0)
                     y += (double)in->weights[t * c->topk + k] * (x * (1 + e / 8.0) + e / 16.0);
             }
-            double got = get(c->type, in->out, (size_t)t * c->hidden + i);
+            double got = pair_get(c->type, in->out, (size_t)t * c->hidden + i);
             largest = fmax(largest, fabs(y));
             worst = fmax(worst, isfinite(got) ? fabs(got - y) : 1e30);
         }

@@ -23,8 +23,12 @@ typedef struct pair_input {
     void *out;       /* [max_tokens][hidden] of the combine type, filled with 0xAB */
 } pair_input;
 
-/* Bytes of an element of combine's rows. */
+uint64_t pair_random(uint64_t *state);
+
+/* An element of combine's rows, and of rows that are sent as they are: its bytes, and element i. */
 uint32_t pair_width(epg_dtype type);
+double pair_get(epg_dtype type, const void *rows, size_t i);
+void pair_put(epg_dtype type, void *rows, size_t i, float value);
 
 /* What rank `rank` sends in pair number `pair`: some tokens, some choices -1, sometimes none at all. */
 int pair_input_make(const pair_case *c, uint32_t rank, uint64_t pair, pair_input *in);
