@@ -11,6 +11,7 @@
 #define NVTX_NO_IMPL
 #include <nvtx3/nvToolsExt.h>
 #include "epgraph/epgraph.h"
+#include "support/device_under_test.h"
 
 #define OK(call) assert_int_equal((call), EPG_OK)
 
@@ -206,5 +207,9 @@ int main(void)
         return 77;
     }
     epg_device_destroy(device);
+    if (test_device_serial()) {
+        puts("compute-sanitizer is the profiler here");
+        return 77;
+    }
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -367,6 +367,8 @@ static void each_thread_has_its_own_stream(void **state)
     pthread_t thread;
     epg_graph graph;
     size_t nodes;
+    if (test_device_serial())
+        skip();
     hold(b, EPG_STREAM_PER_THREAD);
     assert_int_equal(pthread_create(&thread, NULL, on_my_stream, &t), 0);
     pthread_join(thread, NULL);
