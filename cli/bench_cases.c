@@ -33,6 +33,7 @@ static bench_case case_at(const bench_options *o, uint32_t index)
                        .row_type = (epg_dtype)picked[3], .hidden = picked[4], .ranks = picked[5], .topk = o->topk};
     what.ht_tokens = !o->what->switches ? 0 : o->ht_tokens ? o->ht_tokens : what.tokens;
     what.most_tokens = what.ht_tokens > what.tokens ? what.ht_tokens : what.tokens;
+    what.lanes = o->what->switches ? 2 : 1;
     what.experts = o->experts ? o->experts : 32 * what.ranks;
     choose_counts(o, &what);
     if (o->max_tokens > what.most_tokens)

@@ -97,6 +97,7 @@ void bench_group_options(const bench_case *what, const bench_routing *routing, e
     options->hidden = what->hidden;
     options->topk = what->topk;
     options->max_tokens = what->most_tokens;
+    options->lanes = what->lanes;
     options->row_type = what->row_type;
     options->layout = what->layout;
     if (what->row_type == EPG_OPAQUE) {
@@ -154,6 +155,7 @@ static epg_status dispatch(bench_exchange *x, uint32_t index, epg_mode mode, uin
 {
     const bench_buffers *b = &x->sets[index % x->set_count];
     epg_dispatch_args args = EPG_DISPATCH_ARGS_INIT;
+    args.lane = x->lane;
     args.mode = mode;
     args.bucket = tokens;
     args.rows = b->rows;
@@ -171,7 +173,7 @@ epg_status bench_exchange_pair(bench_exchange *x, uint32_t index, epg_mode mode,
     TRY(dispatch(x, index, mode, tokens, &view, stream));
     if (between)
         TRY(epg_event_record(x->rank->device, between, stream));
-    return epg_combine(x->group, 0, b->expert_rows ? b->expert_rows : view.rows, b->out, stream);
+    return epg_combine(x->group, x->lane, b->expert_rows ? b->expert_rows : view.rows, b->out, stream);
 }
 
 epg_status bench_exchange_pairs(bench_exchange *x, epg_mode mode, uint32_t tokens, uint32_t pairs,
@@ -187,7 +189,7 @@ static epg_status void_pairs(bench_exchange *x, epg_mode mode, uint32_t tokens, 
     epg_dispatch_view view = EPG_DISPATCH_VIEW_INIT;
     for (uint32_t i = 0; i < pairs; i++) {
         TRY(dispatch(x, i, mode, tokens, &view, stream));
-        TRY(epg_pair_abandon(x->group, 0, stream));
+        TRY(epg_pair_abandon(x->group, x->lane, stream));
     }
     return EPG_OK;
 }

@@ -64,6 +64,7 @@ typedef struct bench_case {
     epg_dtype row_type;
     epg_layout layout;
     epg_mode mode;
+    uint32_t lanes;
     uint32_t rounds, replays, pairs; /* rounds are timed; each has so many replays of a graph of so many pairs */
 } bench_case;
 
@@ -190,6 +191,7 @@ typedef struct bench_exchange {
     epg_group *group;
     bench_buffers sets[BENCH_SETS_MAX];
     uint32_t set_count;         /* pairs take the sets in turn */
+    uint32_t lane;              /* of the pairs that are enqueued from now on */
 } bench_exchange;
 
 /* Random rows and weights of 1 / topk; as many sets of inputs and outputs as keep them from lying in a cache, where a

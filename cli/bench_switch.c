@@ -1,10 +1,11 @@
-/* `epgraph bench switch`: high-throughput and low-latency pairs in turn, against as many of each without a switch. */
+/* `epgraph bench switch`: high-throughput and low-latency pairs in turn on one lane, against the same with each mode on
+ * a lane of its own, where no lane ever switches but the same kernels follow one another. */
 #include <string.h>
 #include "bench_int.h"
 
 #define TRY(call) do { epg_status try_status = (call); if (try_status) return try_status; } while (0)
 
-enum { LL, HT, BOTH, SERIES };
+enum { LL, HT, BOTH, APART, SERIES };
 
 static const bench_column columns[] = {
     {"ranks", "ranks", BENCH_COUNT, BENCH_MAIN | BENCH_LABEL},
@@ -16,6 +17,7 @@ static const bench_column columns[] = {
     {"ll_us", "LL pair", BENCH_TIMES, BENCH_MAIN},
     {"ht_us", "HT pair", BENCH_TIMES, BENCH_MAIN},
     {"both_us", "HT and LL in turn", BENCH_TIMES, BENCH_MAIN},
+    {"apart_us", "on two lanes", BENCH_TIMES, BENCH_MAIN},
     {"floor_us", "floor", BENCH_REAL, BENCH_MAIN},
     {"ratio", "ratio", BENCH_REAL, BENCH_MAIN},
     {"switch_us", "a switch adds", BENCH_TIMES, BENCH_MAIN},
@@ -34,15 +36,18 @@ typedef struct switch_rank {
     int now;                    /* which of them is replayed */
 } switch_rank;
 
+static int is_mixed(int kind) { return kind == BOTH || kind == APART; }
+
 /* As many pairs in each graph, so that a launch weighs as much in each. */
 static epg_status pairs(bench_exchange *x, int kind)
 {
     const bench_case *what = x->what;
-    for (uint32_t i = 0; i < 2 * what->pairs; i++)
-        if (kind == HT || (kind == BOTH && i % 2 == 0))
-            TRY(bench_exchange_pair(x, i / 2, EPG_MODE_HT, what->ht_tokens, NULL, x->rank->stream));
-        else
-            TRY(bench_exchange_pair(x, i / 2, EPG_MODE_LL, what->tokens, NULL, x->rank->stream));
+    for (uint32_t i = 0; i < 2 * what->pairs; i++) {
+        int high = is_mixed(kind) ? i % 2 == 0 : kind == HT;
+        x->lane = kind == APART && high;
+        TRY(bench_exchange_pair(x, i / 2, high ? EPG_MODE_HT : EPG_MODE_LL, high ? what->ht_tokens : what->tokens, NULL,
+                                x->rank->stream));
+    }
     return EPG_OK;
 }
 
@@ -68,12 +73,12 @@ static epg_status replay(void *ctx, bench_rank *rank)
     return EPG_OK;
 }
 
-/* The three in turn in each round, so that they see the same machine. The first round warms up. */
+/* All in turn in each round, so that they see the same machine. The first round warms up. */
 static epg_status measure(bench_rank *rank, switch_rank *r, bench_job *job)
 {
     const bench_case *what = job->what;
     double us, parts = (double)what->replays * what->pairs;
-    TRY(pairs(&r->exchange, BOTH)); /* loads the kernels */
+    TRY(pairs(&r->exchange, APART)); /* loads the kernels */
     TRY(epg_stream_synchronize(rank->device, rank->stream));
     TRY(epg_team_barrier(rank->team)); /* to make a graph may wait for the device, on which no rank must wait then */
     for (int kind = 0; kind < SERIES; kind++)
@@ -83,7 +88,7 @@ static epg_status measure(bench_rank *rank, switch_rank *r, bench_job *job)
             double *mine = job->series[r->now].us + (size_t)rank->rank * what->rounds;
             TRY(bench_time(rank, replay, r, &us));
             if (round > 0)
-                mine[round - 1] = us / parts / (r->now == BOTH ? 1 : 2);
+                mine[round - 1] = us / parts / (is_mixed(r->now) ? 1 : 2);
         }
     return bench_exchange_verify(&r->exchange);
 }
@@ -104,13 +109,13 @@ static epg_status run_rank(void *ctx, bench_rank *rank)
     return status;
 }
 
-/* In each round: what the two in turn take beyond one of each, over the two switches. */
+/* In each round: what the two in turn take beyond the two on lanes of their own, over the two switches. */
 static bench_times switch_times(const bench_job *job)
 {
     double added[BENCH_ROUNDS_MAX];
     for (uint32_t round = 0; round < job->what->rounds; round++)
-        added[round] = (bench_series_round(&job->series[BOTH], round) - bench_series_round(&job->series[LL], round) -
-                        bench_series_round(&job->series[HT], round)) / 2;
+        added[round] = (bench_series_round(&job->series[BOTH], round) -
+                        bench_series_round(&job->series[APART], round)) / 2;
     return bench_times_of(added, job->what->rounds);
 }
 
@@ -136,7 +141,7 @@ static epg_status report(const bench_job *job, bench_value *row)
         {.number = what->ranks}, {.number = what->hidden}, {.text = bench_row_type_name(what->row_type)},
         {.text = bench_layout_name(what->layout)}, {.number = what->tokens}, {.number = what->ht_tokens},
         {.times = bench_series_times(&job->series[LL])}, {.times = bench_series_times(&job->series[HT])},
-        {.times = both}, {.number = least}, {.number = both.p50 / least}, {.times = switch_times(job)},
+        {.times = both}, {.times = bench_series_times(&job->series[APART])}, {.number = least}, {.number = both.p50 / least}, {.times = switch_times(job)},
         {.number = what->pairs}, {.number = what->rounds}, {.number = what->replays}, {.number = what->most_tokens},
         {.number = what->experts},
         {.number = what->topk},
@@ -164,6 +169,6 @@ static int run_switch(bench_run *run)
 
 const bench_what bench_switch = {
     "switch",
-    "What a switch of modes adds: high-throughput and low-latency pairs in turn in one graph, against graphs of as "
-    "many of each.",
+    "What a switch of modes adds: high-throughput and low-latency pairs in turn in one graph, against the same with "
+    "each mode on a lane of its own; beside them, graphs of as many pairs of each.",
     defaults, run_switch, 1, 0, 0};

@@ -160,7 +160,7 @@ static void test_step(void **state)
 /* Both modes in turn can take less than one of each: only times themselves are above 0. */
 static void test_switch(void **state)
 {
-    static const char *const times[] = {"ll_us", "ht_us", "both_us"};
+    static const char *const times[] = {"ll_us", "ht_us", "both_us", "apart_us"};
     json_t *root = run_json(state, "switch --ranks 1,2 --tokens 2,4 --ht-tokens 7 --hidden 64 --layout in-place,masked "
                                    "--replays 2");
     json_t *rows = json_object_get(root, "rows"), *row;
