@@ -135,20 +135,20 @@ static uint32_t channels(void)
 
 /* A wait for another rank is a block, one for each rank and lane of a device, that must leave room for those it waits
  * for: the largest fills a multiprocessor. With work behind it, it also takes a channel, and while more than half of
- * them are taken the driver no longer finds a free one for every other stream (docs/results-h200.md). */
+ * them are taken the driver no longer finds a free one for every other stream (docs/results-h200.md). Lanes may wait in
+ * one stream, so only the ranks are sure to take one each. */
 static epg_status check_room(const epg_group *g, const epg__cuda_limits *limits)
 {
     uint32_t sharing = g->team->sharing, lanes = g->options.lanes, half = channels() / 2;
-    uint64_t waits = (uint64_t)sharing * lanes;
-    if (waits >= limits->units)
+    if ((uint64_t)sharing * lanes >= limits->units)
         return epg__fail(EPG_ERR_UNSUPPORTED,
                          "%u ranks with %u lanes on one GPU: the kernels that wait for one another could fill it; ranks "
                          "times lanes must be below %u here", sharing, lanes, limits->units);
-    if (sharing > 1 && waits > half)
+    if (sharing > 1 && sharing > half)
         return epg__fail(EPG_ERR_UNSUPPORTED,
-                         "%u ranks with %u lanes on one GPU: while they wait for one another they could hold up streams "
-                         "that they wait for; CUDA_DEVICE_MAX_CONNECTIONS is %u, good for %u ranks times lanes (32, set "
-                         "before CUDA starts, is good for 16)", sharing, lanes, channels(), half);
+                         "%u ranks on one GPU: while they wait for one another they could hold up streams that they "
+                         "wait for; CUDA_DEVICE_MAX_CONNECTIONS is %u, good for %u ranks (32, set before CUDA starts, "
+                         "is good for 16)", sharing, channels(), half);
     return EPG_OK;
 }
 
