@@ -120,23 +120,6 @@ static __device__ void choose(const params &p, uint32_t token)
     }
 }
 
-/* True in every thread of the last of `blocks` blocks that get here, which sees what all of them stored. */
-static __device__ bool is_last(uint32_t *done, uint32_t blocks)
-{
-    __shared__ bool last;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        __threadfence();
-        last = atomicAdd(done, 1) == blocks - 1;
-        if (last) {
-            *done = 0;
-            __threadfence();
-        }
-    }
-    __syncthreads();
-    return last;
-}
-
 template <typename Row, typename Weight>
 static __global__ void __launch_bounds__(WARPS * 32) gate(const __grid_constant__ params p)
 {
@@ -146,7 +129,7 @@ static __global__ void __launch_bounds__(WARPS * 32) gate(const __grid_constant_
     for (uint32_t tile = blockIdx.y; tile * TOKENS < tokens; tile += gridDim.y) {
         if (expert < p.user.experts)
             find_logits<Row, Weight>(p, tile * TOKENS, tokens, expert);
-        if (is_last(&p.done[tile], gridDim.x) && tile * TOKENS + warp < tokens)
+        if (epg__block_done(&p.done[tile], gridDim.x) && tile * TOKENS + warp < tokens)
             choose(p, tile * TOKENS + warp);
     }
 }
