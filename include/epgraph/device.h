@@ -96,6 +96,8 @@ EPG_API uint64_t epg_device_now_ns(epg_device *device);
 EPG_API epg_status epg_device_synchronize(epg_device *device);
 
 /* ---- streams. Creation and destruction may run during capture. ---- */
+
+/* On the CUDA device a new stream has a kernel that does nothing, and may be busy with it for some microseconds. */
 EPG_API epg_status epg_stream_create(epg_device *device, epg_stream_kind kind, epg_stream *stream);
 
 /* Returns at once; work already issued still runs. Destroying the stream on which a capture began drops that capture.

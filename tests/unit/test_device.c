@@ -177,6 +177,7 @@ static void a_stream_runs_in_order_and_answers_queries(void **state)
     epg_device *d = ((fixture *)*state)->device;
     work *w = ((fixture *)*state)->work;
     epg_stream s = stream(d, EPG_STREAM_NONBLOCKING);
+    OK(epg_stream_synchronize(d, s));
     OK(epg_stream_query(d, s));
     gated_note(d, s, w, 0);
     note(d, s, w, 1);
