@@ -160,7 +160,7 @@ static void replay_equals_eager_on_any_mix(void **state)
 static void replay_equals_eager_in_any_interleaving(void **state)
 {
     (void)state;
-    for (uint64_t seed = 0; seed < 20; seed++)
+    for (uint64_t seed = 0; seed < simulated_seeds(20); seed++)
         assert_int_equal(run_ranks_simulated(seed % 2 ? 2 : 4, 0, mixed_steps, NULL, seed), 0);
 }
 
@@ -194,7 +194,7 @@ static void a_pair_broken_in_a_first_use_is_cleaned_up(void **state)
     (void)state;
     for (enum fault_kind fault = BREAK_WARMUP; fault <= LEAVE_OPEN_CAPTURE; fault++) {
         assert_int_equal(run_ranks(2, 0, broken_first_use, &fault), 0);
-        for (uint64_t seed = 0; seed < 5; seed++)
+        for (uint64_t seed = 0; seed < simulated_seeds(5); seed++)
             assert_int_equal(run_ranks_simulated(2, 0, broken_first_use, &fault, seed), 0);
     }
 }

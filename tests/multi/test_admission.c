@@ -123,7 +123,7 @@ static int dies(test_rank *self, rig *r)
 }
 
 /* Seeds to run after the threads: a GPU is not simulated. */
-static int seeds_here(void) { return test_device_kind() == EPG_DEVICE_HOST ? SEEDS : 0; }
+static int seeds_here(void) { return test_device_kind() == EPG_DEVICE_HOST ? (int)simulated_seeds(SEEDS) : 0; }
 
 /* Two ranks, on threads (-1) or by a seed. */
 static int play(int (*body)(test_rank *self), story *s, int seed)

@@ -415,7 +415,7 @@ static void play_once(uint32_t ranks, scene s, int seed)
 /* On threads and, where the device is the host's, in a number of interleavings. */
 static void play(uint32_t ranks, scene s)
 {
-    int seeds = test_device_kind() == EPG_DEVICE_HOST ? 20 : 0;
+    int seeds = test_device_kind() == EPG_DEVICE_HOST ? (int)simulated_seeds(20) : 0;
     if (test_device_serial())
         skip();
     if (test_device_kind() == EPG_DEVICE_CUDA) /* a first launch may take long, and a fault should show soon */

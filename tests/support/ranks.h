@@ -28,7 +28,11 @@ int run_ranks(uint32_t size, uint32_t timeout_ms, int (*body)(test_rank *self), 
  * the system's that blocks. */
 int run_ranks_simulated(uint32_t size, uint32_t timeout_ms, int (*body)(test_rank *self), void *arg, uint64_t seed);
 
-/* On threads, then for seeds 0 .. seeds-1; stops at the first that fails. */
+/* How many seeds of `seeds` to run: all, and one under ThreadSanitizer, which is told of each switch between a simulated
+ * device's fibers as of an order, so that it sees no race there; what else a seed can show, other builds show. */
+uint64_t simulated_seeds(uint64_t seeds);
+
+/* On threads, then for simulated_seeds(seeds) seeds from 0 on; stops at the first that fails. */
 int run_ranks_both(uint32_t size, uint32_t timeout_ms, int (*body)(test_rank *self), void *arg, uint64_t seeds);
 
 #define RANK_CHECK(condition, ...)                                                               \
