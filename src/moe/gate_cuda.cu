@@ -1,13 +1,13 @@
 /* The gate on the CUDA device: router logits, softmax and the choice of experts, in one kernel.
  *
- * A block takes TOKENS tokens and a part of the experts, each warp two experts: a logit is summed over the lanes'
- * pieces of a row, each in the order of k, then over the lanes, so it depends on the token's row alone. The block that
- * comes last for its tokens chooses their experts, a warp per token. */
+ * A block takes a tile of tokens and a part of the experts, each warp one expert or two: a logit is summed over the
+ * lanes' pieces of a row, each in the order of k, then over the lanes, so it depends on the token's row alone, whatever
+ * the tile. The block that comes last for its tokens chooses their experts, a warp per token. */
 #include "device/cuda_order_int.cuh"
 #include "moe/moe_cuda_int.h"
 #include "moe/number_cuda.cuh"
 
-enum { TOKENS = 8, WARPS = 8, PAIR = 2, EXPERTS = WARPS * PAIR };
+enum { WARPS = 8, PROBABILITIES = 512 };
 
 typedef struct params {
     epg__gate_args user;
@@ -15,30 +15,41 @@ typedef struct params {
     uint32_t *done;     /* [tiles of tokens] blocks that are through; 0 between kernels */
 } params;
 
-template <typename Row, typename Weight>
+/* The router is what has to come from memory: where tokens are few, some of its pieces are under way at once. */
+template <typename Row, typename Weight, int TOKENS, int PAIR>
 static __device__ void add_products(const params &p, uint32_t first, uint32_t tokens, uint32_t expert,
                                     float sums[PAIR][TOKENS])
 {
+    enum { AHEAD = PAIR == 1 ? 8 / TOKENS : 1, STEP = 32 * 8 };
     uint32_t hidden = p.user.rows.hidden, experts = p.user.experts;
     const Weight *router = (const Weight *)p.user.router;
-    for (uint32_t i = threadIdx.x % 32 * 8; i < hidden; i += 32 * 8) {
-        float weights[PAIR][8], row[8];
-        for (uint32_t e = 0; e < PAIR; e++)
-            epg__load8(router + (size_t)(expert + e < experts ? expert + e : expert) * hidden + i, weights[e]);
-        for (uint32_t t = 0; t < TOKENS; t++) {
-            epg__load8((const Row *)p.user.in + (size_t)(first + t < tokens ? first + t : first) * hidden + i, row);
+    for (uint32_t at = threadIdx.x % 32 * 8; at < hidden; at += AHEAD * STEP) {
+        float weights[AHEAD][PAIR][8], row[8];
+#pragma unroll
+        for (uint32_t u = 0; u < AHEAD; u++)
             for (uint32_t e = 0; e < PAIR; e++)
-                for (uint32_t j = 0; j < 8; j++)
-                    sums[e][t] = fmaf(weights[e][j], row[j], sums[e][t]);
-        }
+                if (at + u * STEP < hidden)
+                    epg__load8(router + (size_t)(expert + e < experts ? expert + e : expert) * hidden + at + u * STEP,
+                               weights[u][e]);
+#pragma unroll
+        for (uint32_t u = 0; u < AHEAD; u++)
+            for (uint32_t t = 0; t < TOKENS; t++) {
+                if (at + u * STEP >= hidden)
+                    continue;
+                epg__load8((const Row *)p.user.in + (size_t)(first + t < tokens ? first + t : first) * hidden + at +
+                           u * STEP, row);
+                for (uint32_t e = 0; e < PAIR; e++)
+                    for (uint32_t j = 0; j < 8; j++)
+                        sums[e][t] = fmaf(weights[u][e][j], row[j], sums[e][t]);
+            }
     }
 }
 
-template <typename Row, typename Weight>
+template <typename Row, typename Weight, int TOKENS, int PAIR>
 static __device__ void find_logits(const params &p, uint32_t first, uint32_t tokens, uint32_t expert)
 {
     float sums[PAIR][TOKENS] = {};
-    add_products<Row, Weight>(p, first, tokens, expert, sums);
+    add_products<Row, Weight, TOKENS, PAIR>(p, first, tokens, expert, sums);
     for (uint32_t e = 0; e < PAIR; e++)
         for (uint32_t t = 0; t < TOKENS; t++) {
             for (uint32_t step = 16; step; step /= 2)
@@ -62,15 +73,15 @@ static __device__ float warp_sum(float value)
     return value;
 }
 
-/* Logits to probabilities, in place. Lane l owns the entries l, l + 32, ... throughout. */
-static __device__ void softmax(float *row, uint32_t count)
+/* Logits to probabilities, which may take their place. Lane l owns the entries l, l + 32, ... throughout. */
+static __device__ void softmax(const float *logits, float *row, uint32_t count)
 {
     float largest = -INFINITY, sum = 0;
     for (uint32_t i = threadIdx.x % 32; i < count; i += 32)
-        largest = fmaxf(largest, __ldcg(row + i));
+        largest = fmaxf(largest, __ldcg(logits + i));
     largest = warp_largest(largest);
     for (uint32_t i = threadIdx.x % 32; i < count; i += 32)
-        sum += row[i] = expf(__ldcg(row + i) - largest);
+        sum += row[i] = expf(__ldcg(logits + i) - largest);
     sum = warp_sum(sum);
     for (uint32_t i = threadIdx.x % 32; i < count; i += 32)
         row[i] /= sum;
@@ -98,12 +109,14 @@ static __device__ uint32_t take_largest(float *row, uint32_t count, float *value
     return id;
 }
 
-static __device__ void choose(const params &p, uint32_t token)
+/* `space` holds PROBABILITIES floats; more than that stay where the logits were. */
+static __device__ void choose(const params &p, uint32_t token, float *space)
 {
     const epg__gate_args &a = p.user;
-    float *row = p.logits + (size_t)token * a.experts, sum = 0, weight = 0, mine = 0;
+    float *logits = p.logits + (size_t)token * a.experts, sum = 0, weight = 0, mine = 0;
+    float *row = a.experts <= PROBABILITIES ? space : logits;
     uint32_t chosen = 0;
-    softmax(row, a.experts);
+    softmax(logits, row, a.experts);
     __syncwarp();
     for (uint32_t k = 0; k < a.topk; k++) {
         uint32_t id = take_largest(row, a.experts, &weight);
@@ -120,24 +133,38 @@ static __device__ void choose(const params &p, uint32_t token)
     }
 }
 
-template <typename Row, typename Weight>
+template <typename Row, typename Weight, int TOKENS, int PAIR>
 static __global__ void __launch_bounds__(WARPS * 32) gate(const __grid_constant__ params p)
 {
+    static_assert(TOKENS <= WARPS, "a warp chooses for each token");
+    __shared__ float space[TOKENS][PROBABILITIES];
     epg__await_earlier_kernels();
     epg__admit_next_kernel();
-    uint32_t tokens = epg__live_rows(p.user.rows), warp = threadIdx.x / 32, expert = blockIdx.x * EXPERTS + warp * PAIR;
+    uint32_t tokens = epg__live_rows(p.user.rows), warp = threadIdx.x / 32, expert = (blockIdx.x * WARPS + warp) * PAIR;
     for (uint32_t tile = blockIdx.y; tile * TOKENS < tokens; tile += gridDim.y) {
+        uint32_t first = tile * TOKENS;
         if (expert < p.user.experts)
-            find_logits<Row, Weight>(p, tile * TOKENS, tokens, expert);
-        if (epg__block_done(&p.done[tile], gridDim.x) && tile * TOKENS + warp < tokens)
-            choose(p, tile * TOKENS + warp);
+            find_logits<Row, Weight, TOKENS, PAIR>(p, first, tokens, expert);
+        if (epg__block_done(&p.done[tile], gridDim.x) && warp < TOKENS && first + warp < tokens)
+            choose(p, first + warp, space[warp]);
     }
 }
 
-static const void *const gates[2][2] = {
-    {(const void *)gate<float, float>, (const void *)gate<float, epg__bf16>},
-    {(const void *)gate<epg__bf16, float>, (const void *)gate<epg__bf16, epg__bf16>}};
-static_assert(TOKENS == WARPS, "a warp chooses for each token");
+/* A form of the kernel, for buckets up to `most`: tokens of a tile, and experts of a warp. One token needs no tile;
+ * few are done sooner by more warps, many by fewer reads of their rows. */
+static const struct form {
+    uint32_t most, tokens, pair;
+    const void *kernels[2][2];  /* [type of the rows][of the router] */
+} forms[] = {
+#define KERNELS(tokens, pair)                                                                                     \
+    {{(const void *)gate<float, float, tokens, pair>, (const void *)gate<float, epg__bf16, tokens, pair>},        \
+     {(const void *)gate<epg__bf16, float, tokens, pair>, (const void *)gate<epg__bf16, epg__bf16, tokens, pair>}}
+    {1, 1, 1, KERNELS(1, 1)},
+    {16, 2, 1, KERNELS(2, 1)},
+    {UINT32_MAX, 8, 2, KERNELS(8, 2)},
+#undef KERNELS
+};
+enum { FORMS = sizeof(forms) / sizeof(forms[0]) };
 static_assert(EPG_TOPK_MAX <= 32, "a lane keeps each choice");
 
 /* `done` stands behind the logits. */
@@ -146,20 +173,23 @@ static size_t logits_bytes(uint32_t tokens, uint32_t experts)
     return ((size_t)tokens * experts * sizeof(float) + 255) / 256 * 256;
 }
 
+/* A tile is one token at least. */
 extern "C" size_t epg__gate_scratch(uint32_t max_tokens, uint32_t experts)
 {
-    return logits_bytes(max_tokens, experts) + (max_tokens + TOKENS - 1) / TOKENS * sizeof(uint32_t);
+    return logits_bytes(max_tokens, experts) + max_tokens * sizeof(uint32_t);
 }
 
 extern "C" epg_status epg__cuda_gate(epg_device *device, epg_stream stream, const epg__moe_launch *shape,
                                      epg_dtype weight_type, const epg__gate_args *args)
 {
-    uint32_t tiles = (args->rows.bucket + TOKENS - 1) / TOKENS;
+    const struct form *form = forms;
+    while (args->rows.bucket > form->most)
+        form++;
+    uint32_t tiles = (args->rows.bucket + form->tokens - 1) / form->tokens, experts = WARPS * form->pair;
     params p = {*args, (float *)args->scratch, NULL};
     p.done = (uint32_t *)((char *)args->scratch + logits_bytes(args->max_tokens, args->experts));
-    const void *kernel = gates[args->rows.type][weight_type];
-    epg__cuda_launch launch = {kernel, "gate", {(args->experts + EXPERTS - 1) / EXPERTS, 1, 1}, WARPS * 32, 0,
-                               shape->dependent};
+    epg__cuda_launch launch = {form->kernels[args->rows.type][weight_type], "gate",
+                               {(args->experts + experts - 1) / experts, 1, 1}, WARPS * 32, 0, shape->dependent};
     launch.grid[1] = tiles < 65535 ? tiles : 65535;
     return epg__cuda_launch_kernel(device, stream, &launch, &p);
 }
@@ -167,7 +197,7 @@ extern "C" epg_status epg__cuda_gate(epg_device *device, epg_stream stream, cons
 epg_status epg__gate_prepare(epg_device *device)
 {
     epg_status status = EPG_OK;
-    for (int i = 0; i < 4 && status == EPG_OK; i++)
-        status = epg__cuda_kernel_prepare(device, gates[i / 2][i % 2], 0);
+    for (int i = 0; i < 4 * FORMS && status == EPG_OK; i++)
+        status = epg__cuda_kernel_prepare(device, forms[i / 4].kernels[i / 2 % 2][i % 2], 0);
     return status;
 }

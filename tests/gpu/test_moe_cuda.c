@@ -14,7 +14,7 @@
 
 #define OK(call) assert_int_equal((call), EPG_OK)
 
-enum { TOKENS = 37, MOST = 40, PATTERN = 0x5A };
+enum { TOKENS = 70, MOST = 73, PATTERN = 0x5A };
 
 typedef struct fixture {
     epg_device *device;
@@ -313,8 +313,8 @@ static void gate_is_right(fixture *f, uint32_t hidden, uint32_t experts, uint32_
         for (uint32_t t = 0; t < TOKENS; t++)
             check_choice(&g, all, t, renormalise);
         assert_int_equal(all->ids[TOKENS * topk], (int32_t)0xEEEEEEEE);
-        for (uint32_t first = 0; first < TOKENS; first += 3) { /* the same bits, alone or in twos */
-            uint32_t count = first % 2 && first + 1 < TOKENS ? 2 : 1;
+        for (uint32_t first = 0; first < TOKENS; first += 3) { /* the same bits, alone, in twos, and 40 of them */
+            uint32_t count = first == 0 ? 40 : first % 2 && first + 1 < TOKENS ? 2 : 1;
             run_gate(f, &g, first, count, renormalise, one);
             assert_memory_equal(one->ids, all->ids + first * topk, count * topk * sizeof(int32_t));
             assert_memory_equal(one->weights, all->weights + first * topk, count * topk * sizeof(float));
@@ -325,6 +325,7 @@ static void gate_is_right(fixture *f, uint32_t hidden, uint32_t experts, uint32_
 
 static void gates(void **state) { gate_is_right(*state, 2048, 128, 8, EPG_BFLOAT16, EPG_BFLOAT16); }
 static void gates_of_float32(void **state) { gate_is_right(*state, 64, 19, 4, EPG_FLOAT32, EPG_FLOAT32); }
+static void gates_of_many_experts(void **state) { gate_is_right(*state, 40, 520, 8, EPG_BFLOAT16, EPG_BFLOAT16); }
 static void gates_of_mixed_types(void **state) { gate_is_right(*state, 72, 300, 32, EPG_BFLOAT16, EPG_FLOAT32); }
 
 /* Experts 3, 40 and 41 tie, and rows that are not numbers still get valid ids, each once. */
@@ -418,7 +419,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(norms), T(residuals), T(embeddings), T(gates), T(gates_of_float32), T(gates_of_mixed_types),
-        T(gates_with_ties_and_without_numbers), T(heads), T(heads_of_float32),
+        T(gates_of_many_experts), T(gates_with_ties_and_without_numbers), T(heads), T(heads_of_float32),
     };
     if (test_device_kind() != EPG_DEVICE_CUDA) {
         puts("EPGRAPH_TEST_DEVICE is not cuda");
