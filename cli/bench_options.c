@@ -12,11 +12,11 @@ enum {
 static const struct argp_option exchange_table[] = {
     {"ht-tokens", KEY_HT_TOKENS, "N", 0, "those of switch's high-throughput pairs (as many)", 1},
     {"max-tokens", KEY_MAX_TOKENS, "N", 0, "what the group has room for (as many as are sent)", 1},
-    {"hidden", KEY_HIDDEN, "LIST", 0, "elements of a row, a multiple of 8", 1},
+    {"hidden", KEY_HIDDEN, "LIST", 0, "elements of a row, a multiple of 8 (host: 256; cuda: 7168)", 1},
     {"row-type", KEY_ROWS, "LIST", 0, "f32, bf16, fp8, opaque (bf16)", 1},
     {"layout", KEY_LAYOUT, "LIST", 0, "in-place, contiguous, masked (all; contiguous for switch and capture)", 1},
-    {"experts", KEY_EXPERTS, "N", 0, "over all ranks; a multiple of the ranks", 1},
-    {"topk", KEY_TOPK, "N", 0, "experts of a token", 1},
+    {"experts", KEY_EXPERTS, "N", 0, "over all ranks; a multiple of the ranks (32 on each)", 1},
+    {"topk", KEY_TOPK, "N", 0, "experts of a token (8)", 1},
     {"pairs", KEY_PAIRS, "N", 0, "pairs in a graph (by the number of tokens and ranks; 48 for capture)", 1},
     {NULL, 0, NULL, 0, NULL, 0}};
 
@@ -29,12 +29,12 @@ static const struct argp_option model_table[] = {
 
 static const struct argp_option common_table[] = {
     {NULL, 0, NULL, 0, "What runs (a list A,B,... makes a line for each):", 1},
-    {"ranks", 'r', "LIST", 0, "virtual ranks", 1},
-    {"tokens", KEY_TOKENS, "LIST", 0, "tokens of each rank", 1},
+    {"ranks", 'r', "LIST", 0, "virtual ranks (host: 2; cuda: 1)", 1},
+    {"tokens", KEY_TOKENS, "LIST", 0, "tokens of each rank (host: 1,8; cuda: 1,8,32,128)", 1},
     {"mode", KEY_MODE, "LIST", 0, "ll, ht (both; ll for step and capture; not for switch)", 1},
     {NULL, 0, NULL, 0, "How it is measured:", 2},
     {"device", KEY_DEVICE, "NAME", 0, "host, or cuda (cuda:N for the Nth GPU, from 0) (host)", 2},
-    {"rounds", KEY_ROUNDS, "N", 0, "times that are taken", 2},
+    {"rounds", KEY_ROUNDS, "N", 0, "times that are taken (11; cuda, pair, one rank: 51; switch: 31; step: 21)", 2},
     {"replays", KEY_REPLAYS, "N", 0, "replays in each (by the number of tokens and ranks; not for capture)", 2},
     {"seed", KEY_SEED, "N", 0, "of the routing (1)", 2},
     {NULL, 0, NULL, 0, "What comes out:", 3},

@@ -14,7 +14,7 @@ static const char doc[] =
     "What is measured:\n"
     "  pair      a dispatch and its combine, by mode, tokens, ranks, hidden size, row type and layout\n"
     "  step      the layers of a decode step: norm, gate, dispatch, experts, combine\n"
-    "  switch    pairs of both modes in turn, against pairs of one mode\n"
+    "  switch    pairs of both modes in turn, against the same where no lane switches\n"
     "  capture   what a graph of pairs costs: capture, instantiation, upload, update; time and memory\n"
     "\n"
     "`epgraph bench WHAT --help' lists the options.";

@@ -22,9 +22,9 @@ static const struct argp_option table[] = {
     {"chunk", KEY_CHUNK, "N", 0, "most prompt tokens of a rank in one step (256)", 2},
     {"buckets", KEY_BUCKETS, "A,B,...", 0, "token counts for which decode is captured, ascending (1,2,4,8,16)", 2},
     {"batch", KEY_BATCH, "N", 0, "most sequences that a rank holds at once (the largest bucket)", 2},
-    {"policy", KEY_POLICY, "NAME", 0, "mixed: each rank runs what it has; one-phase: none decodes while one prefills",
-     2},
-    {"mode", KEY_MODE, "NAME", 0, "ll, ht, or auto by token count", 2},
+    {"policy", KEY_POLICY, "NAME", 0, "mixed: each rank runs what it has; one-phase: none decodes while one prefills "
+                                      "(mixed)", 2},
+    {"mode", KEY_MODE, "NAME", 0, "ll, ht, or auto by token count (auto)", 2},
     {"eager", KEY_EAGER, NULL, 0, "no graphs: decode is launched kernel by kernel", 2},
     {NULL, 0, NULL, 0, "What comes out:", 3},
     {"check", KEY_CHECK, NULL, 0, "serve again, eagerly and one phase at a time, and compare every bit; compare a "
