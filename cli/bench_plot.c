@@ -134,6 +134,18 @@ static void write_block(FILE *out, const bench_table *table, uint32_t first, uin
     fprintf(out, "END\n");
 }
 
+/* gnuplot finds no range where all lines have one and the same x. */
+static void write_range(FILE *out, const bench_table *table, uint32_t x)
+{
+    double least = row_at(table, 0)[x].number, most = least;
+    for (uint32_t row = 1; row < table->rows; row++) {
+        least = fmin(least, row_at(table, row)[x].number);
+        most = fmax(most, row_at(table, row)[x].number);
+    }
+    if (least == most)
+        fprintf(out, "set xrange [%g:%g]\n", least / 2, least * 2);
+}
+
 static void write_commands(FILE *out, const bench_table *table, const char *device)
 {
     uint32_t x = column_of(table, table->x), y = column_of(table, table->y), floor = column_of(table, table->floor);
@@ -142,6 +154,7 @@ static void write_commands(FILE *out, const bench_table *table, const char *devi
     fprintf(out, "set xlabel '%s'\nset ylabel 'us'\nset title \"%s\\n%s\" noenhanced\n", table->x, table->title,
             device);
     fprintf(out, "set key outside below\n");
+    write_range(out, table, x);
     for (uint32_t row = 0; row < table->rows; row++)
         if (starts_line(table, row))
             write_block(out, table, row, x, y, floor);
@@ -154,7 +167,7 @@ static void write_commands(FILE *out, const bench_table *table, const char *devi
         write_name(out, table, row);
         fprintf(out, "\" noenhanced");
         if (floor < table->column_count)
-            fprintf(out, ", $line%u using 1:5 with lines dt 2 lc %u notitle", row, style + 1);
+            fprintf(out, ", $line%u using 1:5 with linespoints dt 2 pt 1 lc %u notitle", row, style + 1);
         style++;
     }
     fprintf(out, "\n");

@@ -262,6 +262,9 @@ static void test_plot(void **state)
     assert_null(strstr(picture, "bf16 "));              /* the same in all lines */
     assert_non_null(strstr(picture, "</svg>"));
     free(picture);
+    outcome out = run(state, "bench pair --ranks 1 --tokens 4 --hidden 16 --rounds 2 --plot @/one.svg"); /* a single x */
+    assert_int_equal(out.code, 0);
+    assert_null(strstr(out.text, "Warning")); /* gnuplot's */
 }
 
 static void test_no_gnuplot(void **state)
