@@ -105,7 +105,8 @@ typedef struct epg_group_options {
 #define EPG_ROW_BYTES_MAX (1u << 22)
 
 /* Collective over the team. Not during capture. The group keeps the team; destroy the group first. EPG_ERR_UNSUPPORTED
- * where ranks times lanes are more than one GPU can let wait for one another (127 on an H200). */
+ * where a GPU has more ranks than half of CUDA_DEVICE_MAX_CONNECTIONS (epgraph/team.h), or ranks times lanes are more
+ * than it can let wait for one another (127 on an H200). */
 EPG_API epg_status epg_group_create(epg_team *team, const epg_group_options *options, epg_group **group);
 
 /* Not collective. The streams that ran its operations must be idle; a peer that is still inside a pair with this rank

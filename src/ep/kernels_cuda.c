@@ -134,16 +134,18 @@ static uint32_t channels(void)
 }
 
 /* A wait for another rank is a block, one for each rank and lane of a device, that must leave room for those it waits
- * for: the largest fills a multiprocessor. With work behind it, it also takes a channel, and while more than half of
- * them are taken the driver no longer finds a free one for every other stream (docs/results-h200.md). Lanes may wait in
- * one stream, so only the ranks are sure to take one each. */
+ * for: the largest fills a multiprocessor, and a GPU runs no more than 128 grids at once. With work behind it, it also
+ * takes a channel, and while more than half of them are taken the driver no longer finds a free one for every other
+ * stream (docs/results-h200.md). Lanes may wait in one stream, so only the ranks are sure to take one each. */
 static epg_status check_room(const epg_group *g, const epg__cuda_limits *limits)
 {
+    enum { MOST_GRIDS = 128 };
     uint32_t sharing = g->team->sharing, lanes = g->options.lanes, half = channels() / 2;
-    if ((uint64_t)sharing * lanes >= limits->units)
+    uint32_t room = limits->units < MOST_GRIDS ? limits->units : MOST_GRIDS;
+    if ((uint64_t)sharing * lanes >= room)
         return epg__fail(EPG_ERR_UNSUPPORTED,
                          "%u ranks with %u lanes on one GPU: the kernels that wait for one another could fill it; ranks "
-                         "times lanes must be below %u here", sharing, lanes, limits->units);
+                         "times lanes must be below %u here", sharing, lanes, room);
     if (sharing > 1 && sharing > half)
         return epg__fail(EPG_ERR_UNSUPPORTED,
                          "%u ranks on one GPU: while they wait for one another they could hold up streams that they "
