@@ -23,7 +23,7 @@ int epg__wire_plan(const epg_wire_geometry *g, epg_wire_layout *w)
     w->scale_bytes = aligned(g->scale_bytes, 16);
     w->row_bytes = w->scale_bytes ? aligned(w->payload_bytes + w->scale_bytes, 128) : w->payload_bytes;
     w->return_bytes = (size_t)g->hidden * (g->row_type == EPG_FLOAT32 ? 4 : 2);
-    w->meta_bytes = aligned(sizeof(epg_wire_meta) + g->topk * sizeof(epg_wire_route), 16);
+    w->meta_bytes = aligned(sizeof(epg_wire_meta) + g->topk * sizeof(epg_wire_route), 32);
     if (!epg__mul(2 * ranks, g->slots, &cells))
         return 0;
     if (!place(&end, 4 * ranks, sizeof(uint64_t), &w->signals) || !place(&end, cells, sizeof(uint32_t), &w->marks) ||

@@ -9,8 +9,8 @@
  *          returns [bank][expert rank][slot][return bytes]   one pre-reduced row per (token, expert rank)
  *
  * A row is its payload and then its scales (fp8 and opaque rows), each padded to 16 bytes; rows that have scales are
- * padded to 128 bytes, so that they begin and end with a cache line. A returned row is float32 in
- * a group of float32 rows and bf16 in all others.
+ * padded to 128 bytes, so that they begin and end with a cache line, and metas to 32, so that they are whole sectors.
+ * A returned row is float32 in a group of float32 rows and bf16 in all others.
  *
  * Offsets, not pointers: the same on every rank. wire.c computes them in one walk that also gives the total size.
  *
@@ -31,7 +31,7 @@
 #define EPG__WIRE_FN static inline
 #endif
 
-#define EPG_WIRE_VERSION 4u
+#define EPG_WIRE_VERSION 5u
 #define EPG_WIRE_NONE 0xFFFFFFFFu
 
 /* What must agree across ranks; its bytes are hashed and, on a mismatch, compared field by field (group.c). */
