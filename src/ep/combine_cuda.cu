@@ -56,35 +56,11 @@ typedef struct return_item {
     bool alive;
 } return_item;
 
-/* Where each source's rows begin, kept in the lanes of a warp; for more ranks than that they are counted anew. */
-typedef struct return_ends {
-    uint32_t count, end;
-} return_ends;
-
-static __device__ return_ends read_ends(const epg__cuda_lane &l, uint32_t *rows)
-{
-    uint32_t lane = epg__lane_id();
-    return_ends e = {0, 0};
-    if (l.ranks > 32) {
-        *rows = epg__received_rows(l);
-        return e;
-    }
-    e.count = lane < l.ranks ? l.received[lane] : 0;
-    e.end = epg__sum_lanes(e.count);
-    *rows = __shfl_sync(0xFFFFFFFFu, e.end, 31);
-    return e;
-}
-
-static __device__ return_item read_item(const epg__cuda_lane &l, const return_ends &ends, uint32_t epoch, uint32_t row)
+static __device__ return_item read_item(const epg__cuda_lane &l, const epg__ends &ends, uint32_t epoch, uint32_t row)
 {
     uint32_t lane = epg__lane_id(), topk = l.wire.geometry.topk;
     return_item item = {0, 0, 0, EPG_WIRE_NONE, 0, true};
-    if (l.ranks > 32) {
-        epg__find_row(l, row, &item.source, &item.slot);
-    } else {
-        item.source = __popc(__ballot_sync(0xFFFFFFFFu, lane < l.ranks && row >= ends.end));
-        item.slot = row - __shfl_sync(0xFFFFFFFFu, ends.end - ends.count, item.source);
-    }
+    epg__find_received(l, ends, row, &item.source, &item.slot);
     size_t from = epg__slot_index(&l.wire, epoch & 1, item.source, item.slot);
     epg_wire_meta *meta = epg__meta_at(&l.wire, epg__own_lane(l), from);
     item.count = meta->count;
@@ -107,7 +83,7 @@ static __global__ void __launch_bounds__(256, 2) return_rows(const __grid_consta
     epg__await_earlier_kernels();
     epg__admit_next_kernel();
     epg__pair_state pair = *l.pair;
-    const return_ends ends = read_ends(l, &rows);
+    const epg__ends ends = epg__read_ends(l, &rows);
     uint32_t items = p.is_void ? 0 : rows * p.parts;
     if (pair.rehearsed)
         return;
@@ -221,7 +197,7 @@ epg_status epg__cuda_combine_send(epg_device *device, epg_stream stream, const e
     const epg_wire_geometry *g = &params->lane.wire.geometry;
     const void *kernel = is_float32(params) ? (const void *)return_rows<true> : (const void *)return_rows<false>;
     epg__cuda_rows rows = {kernel, "combine send", params->is_void ? 0 : (uint64_t)g->ranks * g->slots,
-                           params->lane.wire.return_bytes, 4, 2};
+                           params->lane.wire.return_bytes, 4, 2, 0};
     return epg__cuda_launch_rows(device, stream, shape, &rows, params);
 }
 
@@ -235,7 +211,7 @@ epg_status epg__cuda_combine_recv(epg_device *device, epg_stream stream, const e
     epg_status status = epg__cuda_launch_kernel(device, stream, &wait, params);
     if (status != EPG_OK || params->is_void)
         return status;
-    epg__cuda_rows rows = {kernel, "combine recv: rows", params->user.bucket, params->lane.wire.return_bytes, 8, 2};
+    epg__cuda_rows rows = {kernel, "combine recv: rows", params->user.bucket, params->lane.wire.return_bytes, 8, 2, 0};
     return epg__cuda_launch_rows(device, stream, shape, &rows, params);
 }
 

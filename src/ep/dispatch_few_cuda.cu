@@ -7,6 +7,7 @@
  * written nothing there, and neither does it get a signal, since the last block looks after all others (M of
  * docs/protocol.md). */
 #include "ep/few_cuda.cuh"
+#include "ep/meta_cuda.cuh"
 #include "ep/rows_cuda.cuh"
 
 enum {
@@ -125,44 +126,31 @@ static __device__ uint32_t rows_before(const few_routing &s, uint32_t rank, uint
     return rows;
 }
 
-/* One warp: what is kept of a token, and its meta at each destination. Lane r: the slot at rank r, if it goes there. */
-static __device__ void send_meta(const epg__cuda_params &p, const epg__step &at, const few_routing &s, uint32_t epoch,
-                                 uint32_t token, uint32_t slot)
+/* One warp: what is kept of a token, and its metas. Lane r: the slot at rank r, if it goes there. */
+static __device__ void send_metas(const epg__cuda_params &p, const epg__step &at, const few_routing &s, uint32_t epoch,
+                                  uint32_t token, uint32_t slot, epg__sorted_routes *sorted)
 {
     const epg__cuda_lane &l = p.lane;
     uint32_t lane = epg__lane_id(), topk = l.wire.geometry.topk, ranks = s.ranks[token];
     uint32_t first = token / at.tokens * 32 + token % at.tokens * at.width;
-    int32_t expert = lane < topk ? s.chosen[first + lane] : -1;
+    uint32_t expert = lane < topk && s.chosen[first + lane] >= 0 ? (uint32_t)s.chosen[first + lane] : EPG_WIRE_NONE;
     float weight = lane < topk && p.user.topk_weights ? p.user.topk_weights[(size_t)token * topk + lane] : 1.0f;
-    uint32_t owner = expert >= 0 ? (uint32_t)expert / l.local_experts : 0xFFFFFFFFu;
+    char *to = NULL;
     if (ranks >> lane & 1) {
         epg__share share = {lane, slot};
         l.shares[(size_t)token * l.fan + __popc(ranks & ((1u << lane) - 1))] = share;
     }
     if (lane == 0)
         l.share_count[token] = __popc(ranks);
-    for (; ranks; ranks &= ranks - 1) {
-        uint32_t r = __ffs(ranks) - 1, there = __shfl_sync(0xFFFFFFFFu, slot, r);
-        uint32_t votes = __ballot_sync(0xFFFFFFFFu, owner == r);
-        if (there == EPG_WIRE_NONE)
-            continue;
-        size_t index = epg__slot_index(&l.wire, epoch & 1, l.rank, there);
-        epg_wire_meta *meta = epg__meta_at(&l.wire, epg__peer_lane(l, r), index);
-        if (owner == r) {
-            epg_wire_route route = {(uint32_t)expert % l.local_experts, weight};
-            epg__routes_of(meta)[__popc(votes & ((1u << lane) - 1))] = route;
-        }
-        if (lane == 0) {
-            epg_wire_meta head = {token, (uint32_t)__popc(votes)};
-            *meta = head;
-        }
-    }
+    if (slot != EPG_WIRE_NONE)
+        to = (char *)epg__meta_at(&l.wire, epg__peer_lane(l, lane), epg__slot_index(&l.wire, epoch & 1, l.rank, slot));
+    epg__send_metas(l, token, ranks, lane, to, expert, weight, sorted);
 }
 
 /* One warp: a part of a token. */
 template <int FORM>
 static __device__ void send_part(const epg__cuda_params &p, const epg__step &at, const few_routing &s, uint32_t epoch,
-                                 uint32_t token, uint32_t part)
+                                 uint32_t token, uint32_t part, epg__sorted_routes *sorted)
 {
     const epg__cuda_lane &l = p.lane;
     uint32_t lane = epg__lane_id(), slot = EPG_WIRE_NONE;
@@ -174,7 +162,7 @@ static __device__ void send_part(const epg__cuda_params &p, const epg__step &at,
             to = epg__row_at(&l.wire, epg__peer_lane(l, lane), epg__slot_index(&l.wire, epoch & 1, l.rank, slot));
     }
     if (part == 0)
-        send_meta(p, at, s, epoch, token, slot);
+        send_metas(p, at, s, epoch, token, slot, sorted);
     epg__send_row<FORM>(p, token, part, to, l.ranks);
 }
 
@@ -233,6 +221,7 @@ static __device__ void rehearse_pair(const epg__cuda_lane &l, const few_call &c)
 template <int FORM> static __global__ void __launch_bounds__(256) send_few(const __grid_constant__ epg__cuda_params p)
 {
     __shared__ few_routing s;
+    __shared__ epg__sorted_routes sorted[8];
     const epg__cuda_lane &l = p.lane;
     const epg__step at = epg__step_of(l.wire.geometry.topk);
     uint32_t steps = (p.user.bucket + at.tokens - 1) / at.tokens;
@@ -255,7 +244,7 @@ template <int FORM> static __global__ void __launch_bounds__(256) send_few(const
     turn_ranks(l, c.tokens, &s);
     __syncthreads();
     for (uint32_t item = epg__first_item(); item < c.tokens * p.parts; item += epg__item_stride())
-        send_part<FORM>(p, at, s, c.epoch, item / p.parts, item % p.parts);
+        send_part<FORM>(p, at, s, c.epoch, item / p.parts, item % p.parts, &sorted[threadIdx.x / 32]);
     if (epg__block_done(l.done, gridDim.x))
         end_send(p, c, s);
 }
@@ -280,7 +269,7 @@ epg_status epg__cuda_send_few(epg_device *device, epg_stream stream, const epg__
 {
     int form = epg__row_form(params);
     epg__cuda_rows rows = {send_kernels[form], "dispatch send", params->user.bucket, epg__row_input_bytes(params, form),
-                           4, 4}; /* in few parts, since each block works out the routing */
+                           4, 4, 0}; /* in few parts, since each block works out the routing */
     return epg__cuda_launch_rows(device, stream, shape, &rows, params);
 }
 

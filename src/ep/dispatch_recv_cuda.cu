@@ -3,73 +3,111 @@
  *   place        one block: waits for all signals, counts and places by prefix sums in (source, slot) order
  *   spread_rows  many: one received row in, a copy to each of its positions (not for rows in place)
  *
- * In high-throughput mode one block waits (await_rows) and many place (count_rows, place_all, assign_rows): one block
- * would take a fifth of a millisecond for 20000 rows, with little else to do on the device. The positions are the same.
+ * In high-throughput mode one block waits (await_rows) and many place (count_rows, whose last block places the experts,
+ * and assign_rows): one block would take a fifth of a millisecond for 20000 rows, with little else to do on the device.
+ * The positions are the same.
  * Only `place` and `await_rows` wait, in one block each; wait_cuda.cuh says why nothing can starve. */
 #include "ep/few_cuda.cuh"
 #include "ep/rows_cuda.cuh"
 #include "ep/wait_cuda.cuh"
 
-/* ---- many rows: two walks ---- */
+/* ---- many rows: two walks, a row in each lane ---- */
 
-/* Walks this warp's share of the received rows. A row takes as many lanes as topk, rounded up to a power of two, a lane
- * per route; what does not fill a warp leaves room for the rows after it, and several such steps are under way at once.
- * Counts into cursor[expert], or, with `assign`, gives positions: lanes of one expert are in the order of their rows,
- * since a row names an expert once. */
-template <int STEPS>
-static __device__ void walk_rows(const epg__cuda_lane &l, uint32_t epoch, uint32_t first, uint32_t end,
-                                 uint32_t *cursor, bool assign)
+/* A row, with its first routes: those of its meta's first sector. */
+typedef struct lane_row {
+    uint32_t source, index; /* index: of its slot, without the bank */
+    const epg_wire_route *routes;
+    epg__piece first, second;
+} lane_row;
+
+static __device__ uint32_t token_of(const lane_row &r) { return r.first.x; }
+static __device__ uint32_t count_of(const lane_row &r) { return r.first.y; }
+static __device__ epg_wire_route route_of(const lane_row &r, uint32_t k)
 {
-    uint32_t lane = epg__lane_id(), topk = l.wire.geometry.topk, source = 0, slot = 0;
-    uint32_t width = topk > 1 ? 1u << (32 - __clz(topk - 1)) : 1, k = lane & (width - 1), rows = 32 / width;
-    uint32_t bank_rows = (epoch & 1) * l.ranks * l.wire.geometry.slots, row = first + lane / width;
-    if (row < end)
-        epg__find_row(l, row, &source, &slot);
-    uint32_t limit = l.received[source];
-    while (row - lane / width < end) {
-        epg_wire_meta head[STEPS];
-        epg_wire_route route[STEPS];
-        uint32_t from[STEPS], index[STEPS];
-#pragma unroll
-        for (int b = 0; b < STEPS; b++, row += rows, slot += rows) {
-            head[b].count = 0;
-            if (row >= end)
-                continue;
-            while (slot >= limit) {
-                slot -= limit;
-                limit = l.received[++source];
-            }
-            from[b] = source;
-            index[b] = bank_rows + source * l.wire.geometry.slots + slot;
-            epg_wire_meta *meta = epg__meta_at(&l.wire, epg__own_lane(l), index[b]);
-            head[b] = *meta;
-            if (k < topk)
-                route[b] = epg__routes_of(meta)[k];
-        }
-#pragma unroll
-        for (int b = 0; b < STEPS; b++) {
-            bool mine = k < head[b].count;
-            uint32_t active = __ballot_sync(0xFFFFFFFFu, mine);
-            if (mine) {
-                uint32_t e = route[b].expert, peers = __match_any_sync(active, e);
-                uint32_t nth = cursor[e] + __popc(peers & ((1u << lane) - 1));
-                __syncwarp(active);
-                if (peers >> lane == 1) /* the last of them */
-                    cursor[e] = nth + 1;
-                if (assign) {
-                    uint32_t at = nth < l.counts[e] ? l.offsets[e] + nth : EPG_WIRE_NONE;
-                    l.place[(size_t)(index[b] - bank_rows) * topk + k] = at;
-                    if (at != EPG_WIRE_NONE) {
-                        l.row_source[at] = from[b];
-                        l.row_token[at] = head[b].token;
-                        l.row_weight[at] = route[b].weight;
-                        if (l.layout == EPG_LAYOUT_IN_PLACE)
-                            l.row_index[at] = index[b];
-                    }
-                }
-            }
-            __syncwarp();
-        }
+    epg_wire_route route = {r.first.z, __uint_as_float(r.first.w)};
+    if (k > 2)
+        return r.routes[k];
+    if (k > 0) {
+        route.expert = k == 1 ? r.second.x : r.second.z;
+        route.weight = __uint_as_float(k == 1 ? r.second.y : r.second.w);
+    }
+    return route;
+}
+
+/* One warp: the row first + lane; without routes from `end` on. */
+static __device__ lane_row read_row(const epg__cuda_lane &l, const epg__ends &ends, uint32_t bank_rows, uint32_t first,
+                                    uint32_t end)
+{
+    lane_row r = {0, 0, NULL, make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0)};
+    uint32_t slot, lane = epg__lane_id();
+    epg__find_received(l, ends, first, &r.source, &slot);
+    uint32_t limit = l.ranks > 32 ? l.received[r.source] : __shfl_sync(0xFFFFFFFFu, ends.count, r.source);
+    if (first + lane >= end)
+        return r;
+    for (slot += lane; slot >= limit; limit = l.received[++r.source])
+        slot -= limit;
+    r.index = r.source * l.wire.geometry.slots + slot;
+    const epg_wire_meta *meta = epg__meta_at(&l.wire, epg__own_lane(l), bank_rows + r.index);
+    r.routes = (const epg_wire_route *)(meta + 1);
+    r.first = ((const epg__piece *)meta)[0];
+    r.second = ((const epg__piece *)meta)[1];
+    return r;
+}
+
+/* A row's place at an expert, and what the view says of it. */
+static __device__ void write_route(const epg__cuda_lane &l, uint32_t bank_rows, uint32_t source, uint32_t index,
+                                   uint32_t k, uint32_t position, uint32_t token, float weight)
+{
+    l.place[(size_t)index * l.wire.geometry.topk + k] = position;
+    if (position == EPG_WIRE_NONE)
+        return;
+    l.row_source[position] = source;
+    l.row_token[position] = token;
+    l.row_weight[position] = weight;
+    if (l.layout == EPG_LAYOUT_IN_PLACE)
+        l.row_index[position] = bank_rows + index;
+}
+
+/* One warp, a row in each lane: gives their routes positions, from cursor[expert] on, in the order of the lanes. A row
+ * names an expert once, so that rows[expert], 0 before and after, has a bit for each. */
+static __device__ void place_row(const epg__cuda_lane &l, const lane_row &r, uint32_t bank_rows, uint32_t *cursor,
+                                 uint32_t *rows)
+{
+    uint32_t lane = epg__lane_id(), count = count_of(r), last = 0; /* last: the routes that are their experts' last */
+    for (uint32_t k = 0; k < count; k++)
+        atomicOr(&rows[route_of(r, k).expert], 1u << lane);
+    __syncwarp();
+    for (uint32_t k = 0; k < count; k++) {
+        epg_wire_route route = route_of(r, k);
+        uint32_t e = route.expert, nth = cursor[e] + __popc(rows[e] & ((1u << lane) - 1));
+        last |= (uint32_t)(rows[e] >> lane == 1) << k;
+        write_route(l, bank_rows, r.source, r.index, k, nth < l.counts[e] ? l.offsets[e] + nth : EPG_WIRE_NONE,
+                    token_of(r), route.weight);
+    }
+    __syncwarp();
+    for (; last; last &= last - 1) {
+        uint32_t e = route_of(r, __ffs(last) - 1).expert;
+        cursor[e] += __popc(rows[e]);
+        rows[e] = 0;
+    }
+    __syncwarp();
+}
+
+/* One warp of `warps`: walks its share of the received rows. Counts into cursor[expert] or, with PLACE, gives
+ * positions. */
+template <bool PLACE>
+static __device__ void walk_rows(const epg__cuda_lane &l, uint32_t epoch, uint32_t warp, uint32_t warps,
+                                 uint32_t *cursor, uint32_t *rows)
+{
+    uint32_t bank_rows = (epoch & 1) * l.ranks * l.wire.geometry.slots, all;
+    const epg__ends ends = epg__read_ends(l, &all);
+    const epg__span mine = epg__part_of(all, warp, warps);
+    for (uint32_t first = mine.first; first < mine.end; first += 32) {
+        const lane_row r = read_row(l, ends, bank_rows, first, mine.end);
+        if (PLACE)
+            place_row(l, r, bank_rows, cursor, rows);
+        for (uint32_t k = 0; !PLACE && k < count_of(r); k++)
+            atomicAdd(&cursor[route_of(r, k).expert], 1);
     }
 }
 
@@ -148,14 +186,6 @@ static __device__ void receive_counts(const epg__cuda_params &p, const epg__pair
     }
 }
 
-/* The rows of warp `warp` of `warps`. */
-static __device__ epg__span rows_of(uint32_t rows, uint32_t warp, uint32_t warps)
-{
-    uint32_t each = (rows + warps - 1) / warps, first = warp * each < rows ? warp * each : rows;
-    epg__span span = {first, first + each < rows ? first + each : rows};
-    return span;
-}
-
 /* ---- few rows: counted by a bit for each row and expert, in shared memory ---- */
 
 enum {
@@ -174,7 +204,7 @@ typedef struct few_places {
 /* Rows of one source, for some of the warps: first + slot is a row's number in (source, slot) order. */
 typedef struct few_rows {
     uint32_t source, first, count, slot, stride; /* slot: of this lane's first row; from there every stride-th */
-    uint32_t index;                              /* of the source's first slot */
+    uint32_t bank_rows, index;                   /* index: of the source's first slot, without the bank */
 } few_rows;
 
 /* The whole block: bits[expert] has a bit for each row that goes there. Counts them, a warp per expert, and places the
@@ -207,20 +237,6 @@ static __device__ void place_bits(const epg__cuda_lane &l, const uint32_t *bits,
     }
 }
 
-/* A row's place at an expert, and what the view says of it. */
-static __device__ void write_route(const epg__cuda_lane &l, const few_rows &rows, uint32_t slot, uint32_t k,
-                                   uint32_t position, uint32_t token, float weight)
-{
-    l.place[((size_t)rows.source * l.wire.geometry.slots + slot) * l.wire.geometry.topk + k] = position;
-    if (position == EPG_WIRE_NONE)
-        return;
-    l.row_source[position] = rows.source;
-    l.row_token[position] = token;
-    l.row_weight[position] = weight;
-    if (l.layout == EPG_LAYOUT_IN_PLACE)
-        l.row_index[position] = rows.index + slot;
-}
-
 /* One warp: walks its rows, a lane per route, some rows at once. Sets bits or, with WRITE, gives places. A row names an
  * expert once. Rows are read anew for the second walk: to keep them would take more registers than there are. */
 template <bool WRITE>
@@ -229,7 +245,7 @@ static __device__ void walk_few(const epg__cuda_lane &l, const epg__step &at, co
 {
     enum { BATCH = 6 };
     const size_t step = rows.stride * l.wire.meta_bytes, route = sizeof(epg_wire_meta) + at.k * sizeof(epg_wire_route);
-    const char *meta = (const char *)epg__meta_at(&l.wire, epg__own_lane(l), rows.index + rows.slot);
+    const char *meta = (const char *)epg__meta_at(&l.wire, epg__own_lane(l), rows.bank_rows + rows.index + rows.slot);
     for (uint32_t first = rows.slot; first < rows.count; first += BATCH * rows.stride) {
         epg_wire_meta head[BATCH];
         epg_wire_route to[BATCH];
@@ -252,8 +268,8 @@ static __device__ void walk_few(const epg__cuda_lane &l, const epg__step &at, co
                 continue;
             }
             uint32_t nth = s.before[e][row / 32] + __popc(*word & (bit - 1));
-            write_route(l, rows, slot, at.k, nth < s.all[e] ? s.offsets[e] + nth : EPG_WIRE_NONE, head[b].token,
-                        to[b].weight);
+            write_route(l, rows.bank_rows, rows.source, rows.index + slot, at.k,
+                        nth < s.all[e] ? s.offsets[e] + nth : EPG_WIRE_NONE, head[b].token, to[b].weight);
         }
     }
 }
@@ -271,7 +287,8 @@ static __device__ bool few_rows_of(const epg__cuda_lane &l, const epg__step &at,
     rows->count = __shfl_sync(0xFFFFFFFFu, count, rows->source & 31);
     rows->first = __shfl_sync(0xFFFFFFFFu, end - count, rows->source & 31);
     rows->slot = warp % share * at.tokens + at.token;
-    rows->index = ((epoch & 1) * l.ranks + rows->source) * l.wire.geometry.slots;
+    rows->bank_rows = (epoch & 1) * l.ranks * l.wire.geometry.slots;
+    rows->index = rows->source * l.wire.geometry.slots;
     if (rows->source >= l.ranks)
         rows->count = 0;
     return true;
@@ -296,12 +313,29 @@ static __device__ bool place_few(const epg__cuda_params &p, uint32_t epoch, uint
 
 /* ---- place ---- */
 
+/* The whole block, the counts received. The table has two rows for each warp. */
+static __device__ void place_any(const epg__cuda_lane &l, uint32_t epoch, uint32_t *table)
+{
+    uint32_t warp = threadIdx.x / 32, warps = blockDim.x / 32, experts = l.local_experts;
+    uint32_t *cursor = table + warp * experts, *rows = table + (warps + warp) * experts;
+    for (uint32_t i = threadIdx.x; i < 2 * warps * experts; i += blockDim.x)
+        table[i] = 0;
+    __syncthreads();
+    walk_rows<false>(l, epoch, warp, warps, cursor, rows);
+    __syncthreads();
+    epg__scan_warps(table, experts, l.counts);
+    __syncthreads();
+    place_experts(l);
+    __syncthreads();
+    walk_rows<true>(l, epoch, warp, warps, cursor, rows);
+}
+
 static __global__ void __launch_bounds__(EPG_CUDA_BLOCK) place(const __grid_constant__ epg__cuda_params p)
 {
     extern __shared__ uint32_t shared[];
     __shared__ few_places few;
     const epg__cuda_lane &l = p.lane;
-    uint32_t warp = threadIdx.x / 32, warps = blockDim.x / 32, *table = p.shared_words ? shared : l.scratch;
+    uint32_t warps = blockDim.x / 32, *table = p.shared_words ? shared : l.scratch;
 
     epg__touch(p);
     epg__await_earlier_kernels();
@@ -310,16 +344,8 @@ static __global__ void __launch_bounds__(EPG_CUDA_BLOCK) place(const __grid_cons
         table[i] = 0;
     receive_counts(p, pair, l.ranks <= FEW_RANKS ? few.received : l.received);
     __syncthreads();
-    if (place_few(p, pair.epoch, table, &few))
-        return;
-    epg__span mine = rows_of(epg__received_rows(l), warp, warps);
-    walk_rows<2>(l, pair.epoch, mine.first, mine.end, table + warp * l.local_experts, false);
-    __syncthreads();
-    epg__scan_warps(table, l.local_experts, l.counts);
-    __syncthreads();
-    place_experts(l);
-    __syncthreads();
-    walk_rows<2>(l, pair.epoch, mine.first, mine.end, table + warp * l.local_experts, true);
+    if (!place_few(p, pair.epoch, table, &few))
+        place_any(l, pair.epoch, table);
 }
 
 /* ---- the same, for many rows ---- */
@@ -330,68 +356,96 @@ static __global__ void __launch_bounds__(EPG_CUDA_BLOCK) await_rows(const __grid
     receive_counts(p, *p.lane.pair, p.lane.received);
 }
 
-/* A warp's own row of the table: in shared memory where it fits. */
-static __device__ uint32_t *cursor_of(const epg__cuda_params &p, uint32_t *shared)
+/* [block][warp][expert] how many rows the warps before it in its block have for an expert. */
+static __device__ uint32_t *warp_table(const epg__cuda_params &p)
 {
-    uint32_t experts = p.lane.local_experts;
-    return p.shared_words ? shared + threadIdx.x / 32 * experts : p.lane.scratch + epg__first_item() * experts;
+    return p.lane.scratch + (size_t)blockIdx.x * EPG_CUDA_PLACER_WARPS * p.lane.local_experts;
 }
 
-/* Copies this warp's row of the table from where it is to where it is used, or back. */
-static __device__ void copy_cursor(uint32_t *to, const uint32_t *from, uint32_t experts)
+/* [expert][block] how many rows a block has for an expert, then how many those before it have. */
+static __device__ uint32_t *block_table(const epg__cuda_params &p)
 {
-    __syncwarp();
-    for (uint32_t e = epg__lane_id(); e < experts; e += 32)
-        to[e] = from ? from[e] : 0;
-    __syncwarp();
+    return p.lane.scratch + (size_t)EPG_CUDA_PLACERS * EPG_CUDA_PLACER_WARPS * p.lane.local_experts;
 }
 
-static __global__ void __launch_bounds__(256) count_rows(const __grid_constant__ epg__cuda_params p)
+/* One warp: turns four neighbours' counts in each lane into what is before each; *all: the sum of all. */
+static __device__ uint4 sums_before(uint4 count, uint32_t *all)
 {
-    extern __shared__ uint32_t shared[];
-    const epg__cuda_lane &l = p.lane;
-    uint32_t *cursor = cursor_of(p, shared);
-    epg__await_earlier_kernels();
-    epg__admit_next_kernel();
-    epg__span mine = rows_of(epg__received_rows(l), epg__first_item(), epg__item_stride());
-    copy_cursor(cursor, NULL, l.local_experts);
-    walk_rows<4>(l, l.pair->epoch, mine.first, mine.end, cursor, false);
-    if (p.shared_words)
-        copy_cursor(l.scratch + epg__first_item() * l.local_experts, cursor, l.local_experts);
+    uint32_t own = count.x + count.y + count.z + count.w, end = epg__sum_lanes(own), before = end - own;
+    *all = __shfl_sync(0xFFFFFFFFu, end, 31);
+    return make_uint4(before, before + count.x, before + count.x + count.y, before + own - count.w);
 }
 
-/* One block: turns the counts of all warps into starts, and places the experts. A warp takes an expert. */
-static __global__ void __launch_bounds__(EPG_CUDA_BLOCK) place_all(const __grid_constant__ epg__cuda_params p)
+/* The whole block, the last one. A warp takes an expert, some of them at once. */
+static __device__ void place_blocks(const epg__cuda_lane &l, uint4 *table)
 {
-    const epg__cuda_lane &l = p.lane;
-    uint32_t lane = epg__lane_id();
-    epg__await_earlier_kernels();
-    epg__admit_next_kernel();
-    for (uint32_t e = threadIdx.x / 32; e < l.local_experts; e += blockDim.x / 32) {
-        uint32_t before = 0;
-        for (uint32_t chunk = lane; chunk < l.chunks; chunk += 32) {
-            uint32_t *cell = &l.scratch[chunk * l.local_experts + e], count = *cell, sum = epg__sum_lanes(count);
-            *cell = before + sum - count;
-            before += __shfl_sync(0xFFFFFFFFu, sum, 31);
+    enum { BATCH = 4, COLUMN = EPG_CUDA_PLACERS / 4 };
+    static_assert(COLUMN == 32, "four blocks to a lane");
+    uint32_t lane = epg__lane_id(), warps = blockDim.x / 32;
+    for (uint32_t first = threadIdx.x / 32; first < l.local_experts; first += BATCH * warps) {
+        uint4 count[BATCH];
+#pragma unroll
+        for (int u = 0; u < BATCH; u++)
+            if (first + u * warps < l.local_experts)
+                count[u] = table[(first + u * warps) * COLUMN + lane];
+#pragma unroll
+        for (int u = 0; u < BATCH; u++) {
+            uint32_t e = first + u * warps, all;
+            if (e >= l.local_experts)
+                break;
+            table[e * COLUMN + lane] = sums_before(count[u], &all);
+            if (lane == 0)
+                l.counts[e] = all;
         }
-        if (lane == 0)
-            l.counts[e] = before;
     }
     __syncthreads();
     place_experts(l);
 }
 
-static __global__ void __launch_bounds__(256) assign_rows(const __grid_constant__ epg__cuda_params p)
+static __global__ void __launch_bounds__(EPG_CUDA_PLACER_WARPS * 32)
+count_rows(const __grid_constant__ epg__cuda_params p)
 {
     extern __shared__ uint32_t shared[];
     const epg__cuda_lane &l = p.lane;
-    uint32_t *cursor = cursor_of(p, shared);
+    uint32_t experts = l.local_experts, *kept = warp_table(p), *blocks = block_table(p);
+    epg__touch(p);
+    for (uint32_t i = threadIdx.x; i < EPG_CUDA_PLACER_WARPS * experts; i += blockDim.x)
+        shared[i] = 0;
+    __syncthreads();
     epg__await_earlier_kernels();
     epg__admit_next_kernel();
-    epg__span mine = rows_of(epg__received_rows(l), epg__first_item(), epg__item_stride());
-    if (p.shared_words)
-        copy_cursor(cursor, l.scratch + epg__first_item() * l.local_experts, l.local_experts);
-    walk_rows<4>(l, l.pair->epoch, mine.first, mine.end, cursor, true);
+    walk_rows<false>(l, l.pair->epoch, epg__first_item(), epg__item_stride(), shared + threadIdx.x / 32 * experts,
+                     NULL);
+    __syncthreads();
+    for (uint32_t e = threadIdx.x; e < experts; e += blockDim.x) {
+        uint32_t sum = 0;
+        for (uint32_t w = 0; w < EPG_CUDA_PLACER_WARPS; w++) {
+            kept[w * experts + e] = sum;
+            sum += shared[w * experts + e];
+        }
+        blocks[e * EPG_CUDA_PLACERS + blockIdx.x] = sum;
+    }
+    if (epg__block_done(l.done, gridDim.x))
+        place_blocks(l, (uint4 *)blocks);
+}
+
+static __global__ void __launch_bounds__(EPG_CUDA_PLACER_WARPS * 32)
+assign_rows(const __grid_constant__ epg__cuda_params p)
+{
+    extern __shared__ uint32_t shared[];
+    const epg__cuda_lane &l = p.lane;
+    uint32_t experts = l.local_experts, warp = threadIdx.x / 32, *kept = warp_table(p), *blocks = block_table(p);
+    uint32_t *rows = shared + EPG_CUDA_PLACER_WARPS * experts;
+    epg__touch(p);
+    for (uint32_t i = threadIdx.x; i < EPG_CUDA_PLACER_WARPS * experts; i += blockDim.x)
+        rows[i] = 0;
+    epg__await_earlier_kernels();
+    epg__admit_next_kernel();
+    for (uint32_t i = threadIdx.x; i < EPG_CUDA_PLACER_WARPS * experts; i += blockDim.x)
+        shared[i] = kept[i] + blocks[i % experts * EPG_CUDA_PLACERS + blockIdx.x];
+    __syncthreads();
+    walk_rows<true>(l, l.pair->epoch, epg__first_item(), epg__item_stride(), shared + warp * experts,
+                    rows + warp * experts);
 }
 
 /* ---- spread_rows ---- */
@@ -428,22 +482,28 @@ static __global__ void __launch_bounds__(256) spread_rows(const __grid_constant_
 static epg_status place_many(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
                              epg__cuda_params *params)
 {
-    uint32_t blocks = params->lane.chunks / 8, experts = params->lane.local_experts;
-    const struct step {
-        const void *kernel;
-        const char *name;
-        uint32_t blocks, threads, columns;
-    } steps[] = {
-        {(const void *)await_rows, "dispatch recv: wait", 1, epg__cuda_block_for(params->lane.ranks, 32), 0},
-        {(const void *)count_rows, "dispatch recv: count", blocks, 256, experts},
-        {(const void *)place_all, "dispatch recv: place", 1, EPG_CUDA_BLOCK, 0},
-        {(const void *)assign_rows, "dispatch recv: assign", blocks, 256, experts},
-    };
-    epg_status status = EPG_OK;
-    for (int i = 0; i < 4 && status == EPG_OK; i++)
-        status = epg__cuda_launch_table(device, stream, shape, steps[i].kernel, steps[i].name, steps[i].blocks,
-                                        steps[i].threads, steps[i].columns, params);
+    enum { BLOCK = EPG_CUDA_PLACER_WARPS * 32 };
+    const epg__cuda_table none = {0, 0}, cursors = {EPG_CUDA_PLACER_WARPS, params->lane.local_experts};
+    const epg__cuda_table both = {2 * cursors.rows, cursors.columns};
+    epg_status status = epg__cuda_launch_table(device, stream, shape, (const void *)await_rows, "dispatch recv: wait",
+                                               1, epg__cuda_block_for(params->lane.ranks, 32), none, params);
+    if (status == EPG_OK)
+        status = epg__cuda_launch_table(device, stream, shape, (const void *)count_rows, "dispatch recv: count",
+                                        EPG_CUDA_PLACERS, BLOCK, cursors, params);
+    if (status == EPG_OK)
+        status = epg__cuda_launch_table(device, stream, shape, (const void *)assign_rows, "dispatch recv: assign",
+                                        EPG_CUDA_PLACERS, BLOCK, both, params);
     return status;
+}
+
+static epg_status place_one(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
+                            epg__cuda_params *params)
+{
+    const epg_wire_geometry *g = &params->lane.wire.geometry;
+    uint32_t threads = epg__cuda_block_for((uint64_t)g->ranks * g->slots, 128);
+    epg__cuda_table table = {2 * threads / 32, params->lane.local_experts};
+    return epg__cuda_launch_table(device, stream, shape, (const void *)place, "dispatch recv: place", 1, threads, table,
+                                  params);
 }
 
 epg_status epg__cuda_dispatch_recv(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
@@ -451,17 +511,13 @@ epg_status epg__cuda_dispatch_recv(epg_device *device, epg_stream stream, const 
 {
     const epg_wire_geometry *g = &params->lane.wire.geometry;
     uint64_t most = (uint64_t)g->ranks * g->slots;
-    epg_status status;
-    if (params->is_ht && params->lane.chunks && !params->is_void)
-        status = place_many(device, stream, shape, params);
-    else
-        status = epg__cuda_launch_table(device, stream, shape, (const void *)place, "dispatch recv: place", 1,
-                                        epg__cuda_block_for(most, 128), params->lane.local_experts, params);
+    bool many = params->is_ht && !params->is_void && params->lane.local_experts <= EPG_CUDA_PLACED_EXPERTS;
+    epg_status status = (many ? place_many : place_one)(device, stream, shape, params);
     if (status != EPG_OK || params->lane.layout == EPG_LAYOUT_IN_PLACE || params->is_void)
         return status;
     const void *spread = params->lane.wire.scale_bytes ? (const void *)spread_rows<true>
                                                        : (const void *)spread_rows<false>;
-    epg__cuda_rows rows = {spread, "dispatch recv: rows", most, params->lane.wire.payload_bytes, 2, 4};
+    epg__cuda_rows rows = {spread, "dispatch recv: rows", most, params->lane.wire.payload_bytes, 2, 4, 0};
     return epg__cuda_launch_rows(device, stream, shape, &rows, params);
 }
 
@@ -469,11 +525,11 @@ epg_status epg__cuda_recv_prepare(epg_device *device)
 {
     const void *const tables[] = {(const void *)place, (const void *)count_rows, (const void *)assign_rows};
     const void *const others[] = {(const void *)spread_rows<false>, (const void *)spread_rows<true>,
-                                  (const void *)await_rows, (const void *)place_all};
+                                  (const void *)await_rows};
     epg_status status = EPG_OK;
     for (int i = 0; i < 3 && status == EPG_OK; i++)
         status = epg__cuda_kernel_prepare(device, tables[i], EPG_CUDA_TABLE_BYTES);
-    for (int i = 0; i < 4 && status == EPG_OK; i++)
+    for (int i = 0; i < 3 && status == EPG_OK; i++)
         status = epg__cuda_kernel_prepare(device, others[i], 0);
     return status;
 }

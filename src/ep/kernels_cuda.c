@@ -103,24 +103,33 @@ static epg__cuda_lane lane_for_kernels(const epg__lane *l, const state *s)
     };
 }
 
-/* Memory that only these kernels need. */
+/* Words of the largest table: dispatch send's counts of its chunks, or what dispatch recv has for each expert. */
+static size_t scratch_words(const epg__lane *lane)
+{
+    size_t send = (size_t)EPG_CUDA_CHUNKS * lane->ranks, rows = 2 * EPG_CUDA_WARPS;
+    if (lane->local_experts <= EPG_CUDA_PLACED_EXPERTS)
+        rows = EPG_CUDA_PLACERS * (EPG_CUDA_PLACER_WARPS + 1);
+    size_t recv = rows * lane->local_experts;
+    return send > recv ? send : recv;
+}
+
+/* Memory that only these kernels need. `done` has a cache line of its own. */
 static epg_status make_lane(epg_group *g, state *s, uint32_t number)
 {
+    enum { DONE = 64, BAD_IDS = 2 * EPG_CUDA_CHUNKS };
     const epg_wire_geometry *geometry = &g->wire.geometry;
     const epg__lane *lane = &g->lanes[number];
-    size_t columns = lane->ranks > lane->local_experts ? lane->ranks : lane->local_experts;
-    uint32_t chunks = columns <= 4096 ? EPG_CUDA_CHUNKS : 0;
-    size_t choices = (size_t)geometry->max_tokens * geometry->topk;
-    size_t table = (chunks ? chunks : EPG_CUDA_WARPS + 1) * columns;
-    size_t bytes = (64 + choices + table) * sizeof(uint32_t); /* 64: `done` has a cache line of its own */
+    epg__cuda_lane *own = &s->lanes[number];
+    size_t shares = (size_t)geometry->max_tokens * lane->fan, choices = (size_t)geometry->max_tokens * geometry->topk;
+    size_t scratch = scratch_words(lane), bytes = (DONE + BAD_IDS + scratch + 2 * shares + choices) * sizeof(uint32_t);
     EPG_TRY(epg_memory_alloc(g->device, EPG_MEMORY_DEVICE, bytes, &s->blocks[number]));
     g->local_bytes += bytes;
-    uint32_t *words = s->blocks[number];
-    s->lanes[number] = lane_for_kernels(lane, s);
-    s->lanes[number].done = words;
-    s->lanes[number].chosen = words + 64;
-    s->lanes[number].scratch = words + 64 + choices;
-    s->lanes[number].chunks = chunks;
+    *own = lane_for_kernels(lane, s);
+    own->done = s->blocks[number];
+    own->bad_ids = own->done + DONE;
+    own->scratch = own->bad_ids + BAD_IDS;
+    own->routed = (epg__share *)(own->scratch + scratch);
+    own->chosen = (uint32_t *)(own->routed + shares);
     return EPG_OK;
 }
 

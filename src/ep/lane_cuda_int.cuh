@@ -128,6 +128,13 @@ static __device__ inline uint32_t epg__sum_lanes(uint32_t value)
     return value;
 }
 
+/* Brings a line nearer that is read soon. It may still be written by an earlier kernel: what is nearer is kept as it is
+ * in memory. */
+static __device__ inline void epg__prefetch(const void *line)
+{
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
+}
+
 /* Lane `from`'s pointer, in every lane of the warp. */
 static __device__ inline char *epg__pointer_of(char *pointer, uint32_t from)
 {
@@ -146,9 +153,10 @@ static __device__ inline epg__span epg__part_of(uint32_t pieces, uint32_t part, 
 }
 
 /* One warp: copies a row to the places of lanes 0 .. count - 1, NULL ones left out. */
+enum { EPG__COPY_BATCH = 7 };
 static __device__ inline void epg__copy_row(const epg__piece *from, char *to, uint32_t count, epg__span span)
 {
-    enum { BATCH = 7 };
+    enum { BATCH = EPG__COPY_BATCH };
     for (uint32_t at = span.first + epg__lane_id(); at - epg__lane_id() < span.end; at += BATCH * 32) {
         epg__piece piece[BATCH];
 #pragma unroll
@@ -181,6 +189,29 @@ static __device__ inline void epg__scan_warps(uint32_t *table, uint32_t columns,
     }
 }
 
+/* One warp: turns the cells of a column of a table into what is above each; returns the sum of all. */
+static __device__ inline uint32_t epg__sum_column(uint32_t *column, uint32_t columns, uint32_t rows)
+{
+    enum { BATCH = 4 };
+    uint32_t lane = epg__lane_id(), before = 0;
+    for (uint32_t first = 0; first < rows; first += BATCH * 32) {
+        uint32_t count[BATCH];
+#pragma unroll
+        for (int u = 0; u < BATCH; u++) {
+            uint32_t row = first + u * 32 + lane;
+            count[u] = row < rows ? column[(size_t)row * columns] : 0;
+        }
+#pragma unroll
+        for (int u = 0; u < BATCH; u++) {
+            uint32_t row = first + u * 32 + lane, sum = epg__sum_lanes(count[u]);
+            if (row < rows)
+                column[(size_t)row * columns] = before + sum - count[u];
+            before += __shfl_sync(0xFFFFFFFFu, sum, 31);
+        }
+    }
+    return before;
+}
+
 /* Source rank and slot of the i-th received row, in (source, slot) order. */
 static __device__ inline void epg__find_row(const epg__cuda_lane &l, uint32_t i, uint32_t *source, uint32_t *slot)
 {
@@ -198,6 +229,38 @@ static __device__ inline uint32_t epg__received_rows(const epg__cuda_lane &l)
     for (uint32_t s = 0; s < l.ranks; s++)
         rows += l.received[s];
     return rows;
+}
+
+/* Where each source's rows end, kept in the lanes of a warp; for more ranks than that they are counted anew. */
+typedef struct epg__ends {
+    uint32_t count, end;
+} epg__ends;
+
+/* *rows: of all sources. */
+static __device__ inline epg__ends epg__read_ends(const epg__cuda_lane &l, uint32_t *rows)
+{
+    uint32_t lane = epg__lane_id();
+    epg__ends e = {0, 0};
+    if (l.ranks > 32) {
+        *rows = epg__received_rows(l);
+        return e;
+    }
+    e.count = lane < l.ranks ? l.received[lane] : 0;
+    e.end = epg__sum_lanes(e.count);
+    *rows = __shfl_sync(0xFFFFFFFFu, e.end, 31);
+    return e;
+}
+
+/* The whole warp: epg__find_row, without a journey to memory. */
+static __device__ inline void epg__find_received(const epg__cuda_lane &l, const epg__ends &ends, uint32_t row,
+                                                 uint32_t *source, uint32_t *slot)
+{
+    if (l.ranks > 32) {
+        epg__find_row(l, row, source, slot);
+        return;
+    }
+    *source = __popc(__ballot_sync(0xFFFFFFFFu, epg__lane_id() < l.ranks && row >= ends.end));
+    *slot = row - __shfl_sync(0xFFFFFFFFu, ends.end - ends.count, *source);
 }
 
 /* ---- sums ---- */

@@ -35,8 +35,9 @@ typedef struct epg__cuda_lane {
     char *expert_rows, *expert_scales;
     epg__scale_place scale_place;
     uint32_t *chosen;            /* [max_tokens][topk] physical expert of each choice, EPG_WIRE_NONE: none */
-    uint32_t *scratch;           /* [max(EPG_CUDA_WARPS + 1, chunks)][max(ranks, local experts)] */
-    uint32_t chunks;             /* warps that place rows in high-throughput mode; 0: too many experts for that */
+    epg__share *routed;          /* [max_tokens][fan] shares, before the chunk's first slots are known */
+    uint32_t *bad_ids;           /* [EPG_CUDA_CHUNKS][2] of a chunk of tokens: how many are bad, and the first */
+    uint32_t *scratch;           /* tables of the kernels, one kernel's at a time but for those that hand one on */
     uint32_t *done;              /* [1] blocks of a kernel that are through; 0 between kernels */
     epg_wire_record *record;
     const uint32_t *aborted;
@@ -45,7 +46,12 @@ typedef struct epg__cuda_lane {
 /* Most threads of the kernels that are one block. */
 #define EPG_CUDA_WARPS 32u
 #define EPG_CUDA_BLOCK (EPG_CUDA_WARPS * 32u)
+/* High-throughput mode: chunks of tokens that are routed; blocks that place rows, their warps, and the most experts of
+ * a rank for that, since each warp has two words for each of them in shared memory. */
 #define EPG_CUDA_CHUNKS 256u
+#define EPG_CUDA_PLACERS 128u
+#define EPG_CUDA_PLACER_WARPS 8u
+#define EPG_CUDA_PLACED_EXPERTS 1024u
 
 /* One struct for all kernels; each reads what it needs. */
 typedef struct epg__cuda_params {
@@ -53,6 +59,7 @@ typedef struct epg__cuda_params {
     epg_dispatch_args user;      /* dispatch send; bucket: of the open pair, for all */
     uint32_t is_void;
     uint32_t is_ht;              /* dispatch recv: many rows are expected */
+    uint32_t chunk_shift;        /* dispatch send: tokens are routed in chunks of 2^this */
     uint32_t parts;              /* a row is worked on in so many pieces, by different blocks */
     uint32_t shared_words;       /* of dynamic shared memory */
     const void *expert_rows;     /* combine send */
@@ -120,8 +127,9 @@ typedef struct epg__cuda_rows {
     const char *name;
     uint64_t rows;
     size_t bytes;         /* of a row */
-    uint32_t parts;       /* at most */
-    uint32_t per_unit;    /* blocks that one multiprocessor holds at once */
+    uint32_t parts;       /* at most, of few rows */
+    uint32_t per_unit;    /* blocks that one multiprocessor holds at once; 0: that many rows do come */
+    uint32_t at_once;     /* pieces that a warp has under way at once, and has no more of; 0: it may have any number */
 } epg__cuda_rows;
 epg_status epg__cuda_launch_rows(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
                                  const epg__cuda_rows *rows, epg__cuda_params *params);
@@ -138,12 +146,15 @@ typedef struct epg__cuda_tokens {
 epg_status epg__cuda_launch_tokens(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
                                    const epg__cuda_tokens *tokens, epg__cuda_params *params);
 
-/* For a kernel with a table in shared memory of a row per warp and one row more; where it does not fit there,
- * params->shared_words is 0 and the table lies in the lane's scratch memory. */
+/* For a kernel with a table of words in shared memory; where it does not fit there, params->shared_words is 0 and the
+ * table lies in the lane's scratch memory. */
 #define EPG_CUDA_TABLE_BYTES (64 * 1024)
+typedef struct epg__cuda_table {
+    uint32_t rows, columns;
+} epg__cuda_table;
 epg_status epg__cuda_launch_table(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
                                   const void *kernel, const char *name, uint32_t blocks, uint32_t threads,
-                                  uint32_t columns, epg__cuda_params *params);
+                                  epg__cuda_table table, epg__cuda_params *params);
 
 /* Threads for that much work: whole warps, within `least` and the most a block may have. */
 uint32_t epg__cuda_block_for(uint64_t threads, uint32_t least);

@@ -3,9 +3,9 @@
 
 epg_status epg__cuda_launch_table(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
                                   const void *kernel, const char *name, uint32_t blocks, uint32_t threads,
-                                  uint32_t columns, epg__cuda_params *params)
+                                  epg__cuda_table table, epg__cuda_params *params)
 {
-    size_t bytes = (size_t)(threads / 32 + 1) * columns * sizeof(uint32_t);
+    size_t bytes = (size_t)table.rows * table.columns * sizeof(uint32_t);
     uint32_t shared = bytes <= EPG_CUDA_TABLE_BYTES ? (uint32_t)bytes : 0;
     epg__cuda_launch launch = {kernel, name, {blocks, 1, 1}, threads, shared, shape->dependent};
     params->shared_words = launch.shared_bytes / 4;
@@ -18,22 +18,27 @@ uint32_t epg__cuda_block_for(uint64_t threads, uint32_t least)
     return threads < least ? least : threads > EPG_CUDA_BLOCK ? EPG_CUDA_BLOCK : (uint32_t)threads;
 }
 
-/* In as many parts as make an item for each of 32 warps on every multiprocessor. No more blocks than a device holds at
- * once: `rows` is what may come, often far more than what does. Ranks that share it together have twice that many. */
+/* Few rows are worked on in as many parts as make an item for each of 32 warps on every multiprocessor, many in as many
+ * as a kernel asks for. Where `rows` is what may come, often far more than what does, there are no more blocks than a
+ * device holds at once; ranks that share it together have twice that many. */
 epg_status epg__cuda_launch_rows(epg_device *device, epg_stream stream, const epg__cuda_shape *shape,
                                  const epg__cuda_rows *rows, epg__cuda_params *params)
 {
     enum { BLOCK = 256, PIECES = 64 }; /* threads; pieces that a warp should have at least */
-    uint32_t pieces = (uint32_t)(rows->bytes / 16), most = shape->units * rows->per_unit, parts = 1;
+    uint32_t pieces = (uint32_t)(rows->bytes / 16), parts = 1;
+    uint64_t most = shape->units * rows->per_unit;
     if (shape->sharing > 2)
         most = (most * 2 + shape->sharing - 1) / shape->sharing;
     while (parts < rows->parts && rows->rows * parts * 2 <= (uint64_t)shape->units * 32 &&
            pieces / (parts * 2) >= PIECES)
         parts *= 2;
+    if (rows->at_once && parts * rows->at_once < pieces)
+        parts = (pieces + rows->at_once - 1) / rows->at_once;
     params->parts = parts;
     uint64_t blocks = (rows->rows * parts + BLOCK / 32 - 1) / (BLOCK / 32);
-    epg__cuda_launch launch = {rows->kernel, rows->name, {blocks < most ? (uint32_t)blocks : most, 1, 1}, BLOCK, 0,
-                               shape->dependent};
+    if (rows->per_unit && blocks > most)
+        blocks = most;
+    epg__cuda_launch launch = {rows->kernel, rows->name, {(uint32_t)blocks, 1, 1}, BLOCK, 0, shape->dependent};
     return epg__cuda_launch_kernel(device, stream, &launch, params);
 }
 

@@ -178,8 +178,8 @@ static __device__ inline uint2 epg__quantise_piece(epg__piece piece, uint32_t po
     return epg__codes_of(piece, inverse);
 }
 
-/* A warp quantises steps of 64 pieces: in two rounds, a piece in each lane. */
-enum { EPG__STEP_PIECES = 64, EPG__STEP_BLOCKS = 4 };
+/* A warp quantises steps of 64 pieces: in two rounds, a piece in each lane; so many steps at once. */
+enum { EPG__STEP_PIECES = 64, EPG__STEP_BLOCKS = 4, EPG__STEP_BATCH = 4 };
 static __device__ inline uint32_t epg__steps_of(const epg__cuda_lane &l)
 {
     return (l.wire.geometry.hidden / 8 + EPG__STEP_PIECES - 1) / EPG__STEP_PIECES;
@@ -191,7 +191,7 @@ static __device__ inline uint32_t epg__steps_of(const epg__cuda_lane &l)
 static __device__ inline void epg__send_quantised(const epg__cuda_lane &l, const epg__piece *from, char *to,
                                                   uint32_t count, epg__span steps)
 {
-    enum { BATCH = 4 };
+    enum { BATCH = EPG__STEP_BATCH };
     const epg_wire_geometry &g = l.wire.geometry;
     uint32_t lane = epg__lane_id(), pieces = g.hidden / 8, blocks = epg__scale_blocks(g.hidden);
     bool odd = lane & 1;
@@ -249,6 +249,27 @@ static __device__ inline void epg__send_row(const epg__cuda_params &p, uint32_t 
                             epg__part_of(epg__steps_of(l), part, p.parts));
     else
         epg__send_given(p, token, to, count, epg__part_of(epg__pieces_of(l), part, p.parts));
+}
+
+/* Pieces of a row, as the caller has it, that a warp should have where there are many rows: those that it loads before
+ * it stores any; of rows that are given a few such rounds. */
+static inline uint32_t epg__row_at_once(int form)
+{
+    return form == EPG__ROWS_PLAIN       ? EPG__COPY_BATCH * 32
+           : form == EPG__ROWS_QUANTISED ? EPG__STEP_BATCH * EPG__STEP_PIECES
+                                         : 4 * 32;
+}
+
+/* One warp: brings a part of a token's row nearer. */
+template <int FORM>
+static __device__ inline void epg__prefetch_row(const epg__cuda_params &p, uint32_t token, uint32_t part)
+{
+    const epg__cuda_lane &l = p.lane;
+    uint32_t bytes = FORM == EPG__ROWS_QUANTISED ? l.wire.geometry.hidden * 2 : l.wire.geometry.row_bytes;
+    epg__span lines = epg__part_of((bytes + 127) / 128, part, p.parts);
+    const char *row = (const char *)p.user.rows + (size_t)token * bytes;
+    for (uint32_t line = lines.first + epg__lane_id(); line < lines.end; line += 32)
+        epg__prefetch(row + line * 128);
 }
 
 /* ---- scales of rows that are copied for the experts ---- */

@@ -12,7 +12,7 @@
 #include "support/ranks.h"
 #include "team/team_ops.h"
 
-enum { HIDDEN = 16, TOKENS = 5, TOPK = 3, PAIRS = 4 };
+enum { HIDDEN = 16, TOKENS = 40, TOPK = 3, PAIRS = 4 };
 
 /* Host and device see it at one address. */
 typedef struct book {

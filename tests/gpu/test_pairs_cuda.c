@@ -54,6 +54,23 @@ static void eight_ranks(void **state)
             .slots = 64, .lanes = 3, IN(CONTIGUOUS), .max_expert_rows = 333}, 1, EPG_INT64);
 }
 
+/* High-throughput mode routes tokens in chunks of 32, eight to a block, and of more where there are more than 256 of
+ * those; it has many blocks place rows, a warp 32 at a time, unless a rank has more than 1024 experts. */
+static void chunks_of_rows(void **state)
+{
+    (void)state;
+    COMPARE("a chunk", 2, 3, {.experts = 16, .hidden = 8, .topk = 4, .max_tokens = 32}, 1, EPG_INT32);
+    COMPARE("a chunk and a token", 2, 3, {.experts = 16, .hidden = 8, .topk = 4, .max_tokens = 33}, 1, EPG_INT32);
+    COMPARE("a block's chunks and a token", 3, 3, {.experts = 15, .hidden = 8, .topk = 5, .max_tokens = 257,
+            .slots = 200, BF16}, 1, EPG_INT64);
+    COMPARE("larger chunks", 2, 2, {.experts = 4, .hidden = 8, .topk = 2, .max_tokens = 8200, .slots = 6000}, 1,
+            EPG_INT32);
+    COMPARE("more than 32 rows to a warp", 8, 2, {.experts = 24, .hidden = 8, .topk = 12, .max_tokens = 5000,
+            IN(CONTIGUOUS), .row_align = 32, .max_expert_rows = 58000}, 1, EPG_INT32);
+    COMPARE("1024 experts", 2, 3, {.experts = 2048, .hidden = 8, .topk = 3, .max_tokens = 300}, 1, EPG_INT32);
+    COMPARE("more experts", 2, 3, {.experts = 4000, .hidden = 8, .topk = 3, .max_tokens = 1300}, 1, EPG_INT32);
+}
+
 #define FP8 .row_type = EPG_FLOAT8_E4M3
 #define OPAQUE(row, scales) .row_type = EPG_OPAQUE, .row_bytes = row, .scale_bytes = scales
 #define POWERS .scale_power_of_two = 1
@@ -108,8 +125,9 @@ static void opaque_rows(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(one_rank), cmocka_unit_test(a_few_ranks),
-                                       cmocka_unit_test(eight_ranks), cmocka_unit_test(fp8_on_one_rank),
-                                       cmocka_unit_test(fp8_on_several_ranks), cmocka_unit_test(opaque_rows)};
+                                       cmocka_unit_test(eight_ranks), cmocka_unit_test(chunks_of_rows),
+                                       cmocka_unit_test(fp8_on_one_rank), cmocka_unit_test(fp8_on_several_ranks),
+                                       cmocka_unit_test(opaque_rows)};
     if (test_device_kind() != EPG_DEVICE_CUDA) {
         puts("EPGRAPH_TEST_DEVICE is not cuda");
         return 77;
