@@ -1,8 +1,8 @@
 /* Which streams hold up others. Needs a GPU; CUDA_DEVICE_MAX_CONNECTIONS is the caller's to set (CUDA's default is 8).
  *
- * Some streams are held by a kernel that waits, with another kernel behind it, and each other stream gets a kernel: how
- * many do not run? And: threads give a stream each a kernel that waits for the other threads', and three more: how
- * often does one not come, where the streams are new, and where each had a kernel before? */
+ * Some streams are held by a kernel that waits, alone or with another kernel behind it, and each other stream gets a
+ * kernel: how many do not run? And: threads give a new stream each a kernel that waits for the other threads', and three
+ * more: how often does one not come, by what the stream was used for before? */
 #include <cuda_runtime_api.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -57,13 +57,14 @@ static void load(const void *kernel)
 
 /* ---- held streams ---- */
 
-static int held_up(const cudaStream_t *streams, int held)
+static int held_up(const cudaStream_t *streams, int held, bool more_behind)
 {
     int count = 0;
     *(volatile uint32_t *)go = 0;
     for (int i = 0; i < held; i++) {
         hold(streams[i]);
-        touch(streams[i]);
+        if (more_behind)
+            touch(streams[i]);
     }
     for (int i = held; i < STREAMS; i++)
         touch(streams[i]);
@@ -84,20 +85,40 @@ static void measure_held(void)
         touch(streams[i]);
     }
     CHECK(cudaDeviceSynchronize());
-    printf("  streams held   others held up\n");
-    for (size_t i = 0; i < sizeof held / sizeof *held; i++)
-        printf("  %12d   %3d of %d\n", held[i], held_up(streams, held[i]), STREAMS - held[i]);
+    printf("  streams held   others held up   by kernels with one behind\n");
+    for (size_t i = 0; i < sizeof held / sizeof *held; i++) {
+        int others = STREAMS - held[i];
+        printf("  %12d   %4d of %d %13d of %d\n", held[i], held_up(streams, held[i], false), others,
+               held_up(streams, held[i], true), others);
+    }
     for (int i = 0; i < STREAMS; i++)
         CHECK(cudaStreamDestroy(streams[i]));
 }
 
 /* ---- first uses at once ---- */
 
+typedef enum before { NOTHING, AN_EVENT, A_FILL, A_KERNEL, WAYS } before;
+static const char *const before_names[WAYS] = {"not used before", "an event recorded", "4 bytes filled", "one kernel"};
+
 typedef struct party {
     pthread_barrier_t barrier;
     uint32_t *words; /* the device's: [2] for each round */
-    bool touched;
+    before before;
 } party;
+
+static void use(cudaStream_t stream, before how)
+{
+    cudaEvent_t event;
+    if (how == A_KERNEL)
+        touch(stream);
+    if (how == A_FILL)
+        CHECK(cudaMemsetAsync(word, 0, sizeof *word, stream));
+    if (how != AN_EVENT)
+        return;
+    CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    CHECK(cudaEventRecord(event, stream));
+    CHECK(cudaEventDestroy(event));
+}
 
 static void *attend(void *ctx)
 {
@@ -108,8 +129,7 @@ static void *attend(void *ctx)
         uint32_t *words = p->words + 2 * round;
         void *arguments[] = {&words, &count, &ns};
         cudaStream_t stream = new_stream();
-        if (p->touched)
-            touch(stream);
+        use(stream, p->before);
         pthread_barrier_wait(&p->barrier);
         launch(waits_kernel.meet, arguments, stream);
         for (int i = 0; i < BEHIND; i++)
@@ -121,9 +141,9 @@ static void *attend(void *ctx)
     return NULL;
 }
 
-static int rounds_lost(bool touched)
+static int rounds_lost(before how)
 {
-    party p = {.touched = touched};
+    party p = {.before = how};
     uint32_t words[2 * ROUNDS];
     pthread_t threads[THREADS];
     void *memory;
@@ -161,8 +181,8 @@ int main(void)
     load(waits_kernel.touch);
     printf("%s; CUDA_DEVICE_MAX_CONNECTIONS is %s\n", about.name, connections ? connections : "not set");
     measure_held();
-    printf("  %d threads, a new stream each: %d of %d rounds in which one did not come\n", THREADS, rounds_lost(false),
-           ROUNDS);
-    printf("  the same, each stream used once before: %d of %d\n", rounds_lost(true), ROUNDS);
+    printf("  %d threads, a new stream each: rounds in which one did not come\n", THREADS);
+    for (int how = 0; how < WAYS; how++)
+        printf("  %-18s %2d of %d\n", before_names[how], rounds_lost((before)how), ROUNDS);
     return 0;
 }

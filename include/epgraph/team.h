@@ -34,7 +34,8 @@ typedef struct epg_team_stats {
 /* Virtual ranks in one process, on one device. On the CUDA device their kernels wait for one another, which asks three
  * things of the caller (docs/architecture.md says why):
  * Set CUDA_DEVICE_MAX_CONNECTIONS=32 before CUDA starts (the command does). Ranks may be at most half of it, or of 8
- * where it is not set: a group of more is refused. So may the streams in which their lanes wait at once.
+ * where it is not set: a group of more is refused. The streams in which ranks and lanes wait at once should not be more
+ * than that either, which is not checked.
  * A stream that is not of epg_stream_create must have had work before the pairs that are enqueued there eagerly.
  * While steps run, free no memory of this device, and launch no kernel of the caller's that was never loaded. The
  * library's own are loaded when a group or a model is created.

@@ -186,7 +186,8 @@ class scope:
 
     On the way out, after an exception too, every runtime has back exactly what it had, whatever was set since. Scopes
     nest, and are left in the order of a stack, whatever their tables; several threads may each have theirs. It may be
-    used during capture. A scope object can be entered again once it was left, and made once takes half the time.
+    used during capture. A scope object can be entered again once it was left, by one thread at a time; one that is
+    made once saves some 2 microseconds.
 
     Args:
         stream: an object with ``__cuda_stream__``, ``.cuda_stream`` or ``.ptr``, an ``epgraph.Stream``, or an int.
@@ -232,17 +233,22 @@ class scope:
         table = self._table
         if table._raw is None:
             raise ValueError("this scope's ScopeTable is closed")
-        self._lines = False
-        if table._callbacks:
-            table._call(_ENTER, table._object, *self._arguments)
-        else:
-            status = _ENTER(table._object, *self._arguments)
-            if status:
-                _fail(status)
-        self._inside = True
+        self._inside, self._lines = True, False
+        try:
+            if table._callbacks:
+                table._call(_ENTER, table._object, *self._arguments)
+            else:
+                status = _ENTER(table._object, *self._arguments)
+                if status:
+                    _fail(status)
+        except BaseException:
+            self._inside = False
+            raise
         return self
 
     def __exit__(self, kind: Any = None, error: Any = None, trace: Any = None) -> None:
+        if not self._inside:    # C has let go of it
+            raise ValueError("this scope is not entered")
         table = self._table
         self._inside = False
         try:

@@ -13,8 +13,8 @@ epg_status epg__cuda_synchronize(epg_device *device)
 
 /* A new stream gets a kernel that does nothing. The driver gives streams channels as work comes, and where two threads
  * give new streams their first work at once it may give both the same: then what waits in one stream, with more behind
- * it, holds up the other. From its second work on a stream keeps clear of channels that are held up (bench/channels.c,
- * docs/results-h200.md). */
+ * it, holds up the other. From its second work on a stream keeps clear of channels that are held up, while at most
+ * half of them are (bench/channels.c, docs/results-h200.md). */
 epg_status epg__cuda_stream_create(epg_device *device, epg_stream_kind kind, epg_stream *stream)
 {
     epg__cuda_call call;
@@ -24,7 +24,8 @@ epg_status epg__cuda_stream_create(epg_device *device, epg_stream_kind kind, epg
     EPG_TRY(epg__cuda_leave(&call, cudaStreamCreateWithFlags(&made, flags)));
     epg_status status = epg__cuda_probe_launch(device, (epg_stream)made);
     if (status != EPG_OK) {
-        cudaStreamDestroy(made);
+        if (cudaStreamDestroy(made) != cudaSuccess)
+            cudaGetLastError();
         return epg__fail_prefix(status, "epg_stream_create: ");
     }
     *stream = (epg_stream)made;

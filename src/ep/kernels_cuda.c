@@ -149,13 +149,13 @@ static uint32_t channels(void)
 static epg_status check_room(const epg_group *g, const epg__cuda_limits *limits)
 {
     enum { MOST_GRIDS = 128 };
-    uint32_t sharing = g->team->sharing, lanes = g->options.lanes, half = channels() / 2;
+    uint32_t sharing = g->team->sharing, lanes = g->options.lanes, half = channels() > 1 ? channels() / 2 : 1;
     uint32_t room = limits->units < MOST_GRIDS ? limits->units : MOST_GRIDS;
     if ((uint64_t)sharing * lanes >= room)
         return epg__fail(EPG_ERR_UNSUPPORTED,
                          "%u ranks with %u lanes on one GPU: the kernels that wait for one another could fill it; ranks "
                          "times lanes must be below %u here", sharing, lanes, room);
-    if (sharing > 1 && sharing > half)
+    if (sharing > half)
         return epg__fail(EPG_ERR_UNSUPPORTED,
                          "%u ranks on one GPU: while they wait for one another they could hold up streams that they "
                          "wait for; CUDA_DEVICE_MAX_CONNECTIONS is %u, good for %u ranks (32, set before CUDA starts, "

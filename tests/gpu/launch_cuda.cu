@@ -1,4 +1,4 @@
-/* Kernels for test_cuda_launch.c. */
+/* Kernels for test_cuda_launch.c and test_streams_cuda.c. */
 #include "gpu/launch.h"
 
 /* The last word of the dynamic shared memory, written by the last thread and read by the first. */

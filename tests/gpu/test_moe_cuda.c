@@ -229,14 +229,15 @@ typedef struct gate_bed {
     uint32_t hidden, experts, topk;
     values rows, router;
     void *scratch;
+    uint32_t *live;
     int32_t *ids;
     float *weights;
 } gate_bed;
 
-/* Of `tokens` rows from row `first` on. */
+/* Of `tokens` rows from row `first` on; an odd number in a bucket of two more. */
 static void run_gate(fixture *f, gate_bed *g, uint32_t first, uint32_t tokens, int renormalise, choice *c)
 {
-    epg__gate_args args = {{NULL, tokens, g->hidden, g->rows.type},
+    epg__gate_args args = {{g->live, tokens + tokens % 2 * 2, g->hidden, g->rows.type},
                            NULL,
                            g->router.device,
                            g->experts,
@@ -247,6 +248,7 @@ static void run_gate(fixture *f, gate_bed *g, uint32_t first, uint32_t tokens, i
                            g->ids,
                            g->weights};
     args.in = (char *)g->rows.device + (size_t)first * g->hidden * width(g->rows.type);
+    OK(epg_memcpy(f->device, g->live, &tokens, sizeof tokens));
     OK(epg_memset(f->device, g->ids, 0xEE, sizeof c->ids));
     OK(epg__cuda_gate(f->device, f->stream, &f->shape, g->router.type, &args));
     OK(epg_stream_synchronize(f->device, f->stream));
@@ -257,10 +259,11 @@ static void run_gate(fixture *f, gate_bed *g, uint32_t first, uint32_t tokens, i
 static gate_bed make_gate(fixture *f, uint32_t hidden, uint32_t experts, uint32_t topk, epg_dtype rows,
                           epg_dtype weights)
 {
-    gate_bed g = {hidden, experts, topk, {0}, {0}, NULL, NULL, NULL};
+    gate_bed g = {.hidden = hidden, .experts = experts, .topk = topk};
     g.rows = make(f, rows, (size_t)MOST * hidden, 11);
     g.router = make(f, weights, (size_t)experts * hidden, 12);
     g.scratch = device_memory(f, epg__gate_scratch(MOST, experts));
+    g.live = device_memory(f, sizeof *g.live);
     g.ids = device_memory(f, sizeof ((choice *)0)->ids);
     g.weights = device_memory(f, sizeof ((choice *)0)->weights);
     return g;
@@ -307,17 +310,19 @@ static void gate_is_right(fixture *f, uint32_t hidden, uint32_t experts, uint32_
 {
     choice *all = malloc(sizeof *all), *one = malloc(sizeof *one);
     gate_bed g = make_gate(f, hidden, experts, topk, rows, weights);
+    static const uint32_t counts[] = {1, 2, 3, 1, 5, 8, 1, 15, 16, 17, 40, 1, 2};
     assert_true(all && one);
     for (int renormalise = 0; renormalise < 2; renormalise++) {
         run_gate(f, &g, 0, TOKENS, renormalise, all);
         for (uint32_t t = 0; t < TOKENS; t++)
             check_choice(&g, all, t, renormalise);
         assert_int_equal(all->ids[TOKENS * topk], (int32_t)0xEEEEEEEE);
-        for (uint32_t first = 0; first < TOKENS; first += 3) { /* the same bits, alone, in twos, and 40 of them */
-            uint32_t count = first == 0 ? 40 : first % 2 && first + 1 < TOKENS ? 2 : 1;
+        for (uint32_t i = 0; i < sizeof counts / sizeof *counts; i++) { /* the same bits, however many at once */
+            uint32_t count = counts[i], first = i * 3 % (TOKENS - count);
             run_gate(f, &g, first, count, renormalise, one);
             assert_memory_equal(one->ids, all->ids + first * topk, count * topk * sizeof(int32_t));
             assert_memory_equal(one->weights, all->weights + first * topk, count * topk * sizeof(float));
+            assert_int_equal(one->ids[count * topk], (int32_t)0xEEEEEEEE);
         }
     }
     free(all), free(one), free(g.rows.host), free(g.router.host);
@@ -325,6 +330,7 @@ static void gate_is_right(fixture *f, uint32_t hidden, uint32_t experts, uint32_
 
 static void gates(void **state) { gate_is_right(*state, 2048, 128, 8, EPG_BFLOAT16, EPG_BFLOAT16); }
 static void gates_of_float32(void **state) { gate_is_right(*state, 64, 19, 4, EPG_FLOAT32, EPG_FLOAT32); }
+static void gates_of_wide_rows(void **state) { gate_is_right(*state, 2312, 24, 3, EPG_BFLOAT16, EPG_BFLOAT16); }
 static void gates_of_many_experts(void **state) { gate_is_right(*state, 40, 520, 8, EPG_BFLOAT16, EPG_BFLOAT16); }
 static void gates_of_mixed_types(void **state) { gate_is_right(*state, 72, 300, 32, EPG_BFLOAT16, EPG_FLOAT32); }
 
@@ -419,7 +425,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(norms), T(residuals), T(embeddings), T(gates), T(gates_of_float32), T(gates_of_mixed_types),
-        T(gates_of_many_experts), T(gates_with_ties_and_without_numbers), T(heads), T(heads_of_float32),
+        T(gates_of_wide_rows), T(gates_of_many_experts), T(gates_with_ties_and_without_numbers), T(heads),
+        T(heads_of_float32),
     };
     if (test_device_kind() != EPG_DEVICE_CUDA) {
         puts("EPGRAPH_TEST_DEVICE is not cuda");

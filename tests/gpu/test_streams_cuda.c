@@ -75,16 +75,30 @@ static void first_uses_at_once_do_not_wait_for_one_another(void **state)
     assert_int_equal(run_ranks(RANKS, 20000, body, &m), 0);
 }
 
-/* Ranks that could hold one another up are refused, with the number that would do. */
-static int too_many(test_rank *self)
+static epg_status create_group(test_rank *self, epg_group **group)
 {
     epg_group_options o = EPG_GROUP_OPTIONS_INIT;
-    epg_group *group;
     o.experts = self->size;
     o.hidden = 16;
     o.topk = 1;
     o.max_tokens = 4;
-    RANK_CHECK(epg_group_create(self->team, &o, &group) == EPG_ERR_UNSUPPORTED, "created");
+    return epg_group_create(self->team, &o, group);
+}
+
+static int just_enough(test_rank *self)
+{
+    epg_group *group;
+    RANK_OK(create_group(self, &group));
+    RANK_OK(epg_team_barrier(self->team));
+    epg_group_destroy(group);
+    return 0;
+}
+
+/* Ranks that could hold one another up are refused, with the number that would do. */
+static int too_many(test_rank *self)
+{
+    epg_group *group;
+    RANK_CHECK(create_group(self, &group) == EPG_ERR_UNSUPPORTED, "created");
     RANK_CHECK(strstr(epg_message(), "17 ranks on one GPU") &&
                strstr(epg_message(), "CUDA_DEVICE_MAX_CONNECTIONS is 32, good for 16 ranks"), "%s", epg_message());
     return 0;
@@ -93,7 +107,9 @@ static int too_many(test_rank *self)
 static void more_ranks_than_can_wait_are_refused(void **state)
 {
     (void)state;
-    assert_string_equal(getenv("CUDA_DEVICE_MAX_CONNECTIONS"), "32");
+    if (strcmp(getenv("CUDA_DEVICE_MAX_CONNECTIONS"), "32"))
+        skip(); /* somebody set another number */
+    assert_int_equal(run_ranks(16, 20000, just_enough, NULL), 0);
     assert_int_equal(run_ranks(17, 20000, too_many, NULL), 0);
 }
 

@@ -102,6 +102,48 @@ class Scopes(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "entered already"), epgraph.scope(64, best_effort=True) as entered:
             entered.__enter__()
 
+    def test_made_once(self):
+        entered = epgraph.scope(64, table=self.table)
+        for _ in range(3):
+            with entered:
+                self.assertEqual(self.runtime.get(0), 64)
+                self.assertEqual(self.state(entered).state, "set")
+            self.assertEqual(self.runtime.get(0), 0)
+        with self.assertRaisesRegex(ValueError, "not entered"):
+            entered.__exit__()
+        self.runtime.ill = "set"
+        with self.assertRaises(epgraph.Error), entered:
+            self.fail("entered")
+        self.assertEqual(self.state(entered).state, "unsupported")
+        with self.assertRaisesRegex(ValueError, "not entered"):
+            entered.__exit__()
+        self.runtime.ill = "restore"
+        with self.assertRaises(epgraph.Error), entered:
+            pass
+        with self.assertRaisesRegex(ValueError, "not entered"):
+            entered.__exit__()
+        self.runtime.ill = ""
+        with entered:
+            self.assertEqual(self.state(entered).state, "set")
+
+    def test_one_scope_in_two_threads(self):
+        entered, inside, leave = epgraph.scope(64, table=self.table), threading.Event(), threading.Event()
+
+        def enter():
+            with entered:
+                inside.set()
+                leave.wait(10)
+
+        thread = threading.Thread(target=enter)
+        thread.start()
+        self.assertTrue(inside.wait(10))
+        with self.assertRaisesRegex(ValueError, "entered already"):
+            entered.__enter__()
+        leave.set()
+        thread.join()
+        with entered:
+            self.assertEqual(self.state(entered).state, "set")
+
     def test_a_runtime_that_cannot_be_set(self):
         self.runtime.ill = "set"
         entered = epgraph.scope(64, table=self.table)

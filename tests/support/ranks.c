@@ -3,6 +3,14 @@
 #include "support/device_under_test.h"
 #include "support/ranks.h"
 
+#ifdef __SANITIZE_THREAD__
+#define THREADS_SANITIZED
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define THREADS_SANITIZED
+#endif
+#endif
+
 enum { LIVES_MOST = 16 };
 
 typedef struct job {
@@ -125,7 +133,7 @@ int run_ranks_simulated(uint32_t size, uint32_t timeout_ms, int (*body)(test_ran
 
 uint64_t simulated_seeds(uint64_t seeds)
 {
-#ifdef __SANITIZE_THREAD__
+#ifdef THREADS_SANITIZED
     return seeds ? 1 : 0;
 #else
     return seeds;
