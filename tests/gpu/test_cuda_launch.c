@@ -3,7 +3,6 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <cmocka.h>
 #include <string.h>
@@ -172,11 +171,7 @@ int main(void)
         T(a_dump_names_kernels), T(the_clock_is_the_kernels), T(a_cuda_error_keeps_its_number),
         T(its_kernels_are_for_its_device),
     };
-    if (test_device_kind() != EPG_DEVICE_CUDA) {
-        puts("EPGRAPH_TEST_DEVICE is not cuda");
-        return 77;
-    }
-    if (test_device_missing())
+    if (test_gpu_missing())
         return 77;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

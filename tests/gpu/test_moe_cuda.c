@@ -5,7 +5,6 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
@@ -428,11 +427,7 @@ int main(void)
         T(gates_of_wide_rows), T(gates_of_many_experts), T(gates_with_ties_and_without_numbers), T(heads),
         T(heads_of_float32),
     };
-    if (test_device_kind() != EPG_DEVICE_CUDA) {
-        puts("EPGRAPH_TEST_DEVICE is not cuda");
-        return 77;
-    }
-    if (test_device_missing())
+    if (test_gpu_missing())
         return 77;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,7 +4,6 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <cmocka.h>
 #include "gpu/pairs.h"
 #include "support/device_under_test.h"
@@ -64,11 +63,7 @@ static void a_silent_rank_is_masked_and_the_others_go_on(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(a_silent_rank_is_masked_and_the_others_go_on)};
-    if (test_device_kind() != EPG_DEVICE_CUDA) {
-        puts("EPGRAPH_TEST_DEVICE is not cuda");
-        return 77;
-    }
-    if (test_device_missing())
+    if (test_gpu_missing())
         return 77;
     return cmocka_run_group_tests(tests, NULL, NULL) != 0;
 }

@@ -29,3 +29,11 @@ bool test_device_missing(void)
         puts(epg_message());
     return status == EPG_ERR_UNSUPPORTED;
 }
+
+bool test_gpu_missing(void)
+{
+    if (test_device_kind() == EPG_DEVICE_CUDA)
+        return test_device_missing();
+    puts("EPGRAPH_TEST_DEVICE is not cuda");
+    return true;
+}

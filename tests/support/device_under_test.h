@@ -16,4 +16,7 @@ epg_status test_device_create(epg_device **device);
 /* Prints why, and gives true, where that device cannot be had: main then returns 77. */
 bool test_device_missing(void);
 
+/* The same of a test for a GPU alone: also where the device is another. */
+bool test_gpu_missing(void);
+
 #endif
