@@ -28,6 +28,10 @@ void epg__message_use(epg__message *message);
 void epg__message_keep(epg__message *kept);
 epg_status epg__message_restore(const epg__message *kept, epg_status status);
 
+/* As keep, and leaves none: before a caller's function, which may fail without a message of ours, and an older
+ * failure's must not be taken for its own. */
+void epg__message_take(epg__message *kept);
+
 /* Forwards a failure to the caller. */
 #define EPG_TRY(call)                        \
     do {                                     \

@@ -59,6 +59,12 @@ epg_status epg__fail(epg_status status, const char *format, ...)
 
 void epg__message_keep(epg__message *kept) { snprintf(kept->text, sizeof kept->text, "%s", message_now()); }
 
+void epg__message_take(epg__message *kept)
+{
+    epg__message_keep(kept);
+    message_now()[0] = 0;
+}
+
 epg_status epg__message_restore(const epg__message *kept, epg_status status)
 {
     return epg__fail(status, "%s", kept->text);

@@ -239,9 +239,7 @@ static epg_status first_use(epg_runner *runner, const epg_runner_step *step, uin
 static epg_status call_function(const epg_segment *segment, const epg_step_call *call)
 {
     epg__message before;
-    /* A step function may fail without a message of ours; an older failure's must not be taken for its own. */
-    epg__message_keep(&before);
-    epg__fail(EPG_OK, "%s", "");
+    epg__message_take(&before);
     epg_status status = segment->fn(segment->ctx, call);
     if (status == EPG_OK)
         return epg__message_restore(&before, EPG_OK);

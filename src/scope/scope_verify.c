@@ -2,12 +2,11 @@
  * finds what reading back cannot: a library that ignores the current stream, or has kept an earlier one. */
 #include "scope/scope_ops.h"
 
-/* Where it fails, `told` is what it left as its message, "" if nothing: an older failure's is not its own. */
+/* Where it fails, `told` is what it left as its message, "" if nothing. */
 static epg_status call(epg_status (*operation)(void *ctx), void *ctx, epg__message *told)
 {
     epg__message before;
-    epg__message_keep(&before);
-    epg__fail(EPG_OK, "%s", "");
+    epg__message_take(&before);
     epg_status status = operation(ctx);
     epg__message_keep(told);
     return status == EPG_OK ? epg__message_restore(&before, EPG_OK) : status;
