@@ -5,7 +5,6 @@
  *          collect_rows   adds a token's partial sums in rank order
  *
  * The same additions in the same order as the host kernels (lane_cuda_int.cuh), whatever the mode. */
-#include "ep/few_cuda.cuh"
 #include "ep/wait_cuda.cuh"
 
 /* One warp: adds the rows of lanes 0 .. count - 1 in order, each times its lane's weight, and stores the rounded sum.

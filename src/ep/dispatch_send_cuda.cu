@@ -7,7 +7,6 @@
  *
  * Nothing waits. For few tokens there is a shorter way, dispatch_few_cuda.cu, and for a team of one rank another,
  * local_cuda.cu. The two words that the host has set in stream order (rehearsal, a mask) are set here too. */
-#include "ep/few_cuda.cuh"
 #include "ep/meta_cuda.cuh"
 #include "ep/rows_cuda.cuh"
 

@@ -89,13 +89,4 @@ static __device__ inline void epg__leave_signal(const epg__cuda_lane &l, uint32_
                       epg__signal_make(epoch, l.incarnation, count, 0));
 }
 
-/* Brings a launch's parameters into the constant cache, all at once: they are cold, and each first use would stall. */
-static __device__ inline void epg__touch(const epg__cuda_params &p)
-{
-    const uint32_t *words = (const uint32_t *)&p;
-#pragma unroll
-    for (uint32_t i = 0; i < sizeof p / 4; i += 16)
-        asm volatile("" ::"r"(words[i]));
-}
-
 #endif

@@ -8,6 +8,17 @@
 #include "device/cuda_order_int.cuh"
 #include "ep/lane_cuda_int.h"
 
+/* ---- a launch ---- */
+
+/* Brings a launch's parameters into the constant cache, all at once: they are cold, and each first use would stall. */
+static __device__ inline void epg__touch(const epg__cuda_params &p)
+{
+    const uint32_t *words = (const uint32_t *)&p;
+#pragma unroll
+    for (uint32_t i = 0; i < sizeof p / 4; i += 16)
+        asm volatile("" ::"r"(words[i]));
+}
+
 /* ---- a lane ---- */
 
 static __device__ inline epg_wire_header *epg__own_header(const epg__cuda_lane &l) { return (epg_wire_header *)l.own; }
