@@ -55,11 +55,6 @@ static void lap(bench_job *job, const bench_rank *rank, int series, uint32_t rou
     *start = now_us();
 }
 
-static epg_status capture(capture_rank *r, const bench_case *what, epg_graph *graph)
-{
-    return bench_exchange_capture(&r->exchange, what->mode, what->tokens, what->pairs, graph);
-}
-
 static epg_status drop(bench_rank *rank, capture_rank *r)
 {
     for (int i = 0; i < KEPT; i++)
@@ -78,14 +73,14 @@ static epg_status drop(bench_rank *rank, capture_rank *r)
 static epg_status time_calls(bench_rank *rank, capture_rank *r, bench_job *job, uint32_t round)
 {
     double start = now_us();
-    TRY(capture(r, job->what, &r->graph));
+    TRY(bench_capture_work(rank, bench_exchange_case_pairs, &r->exchange, &r->graph));
     lap(job, rank, CAPTURE, round, &start);
     TRY(epg_graph_instantiate(rank->device, r->graph, &r->exec[0]));
     lap(job, rank, INSTANTIATE, round, &start);
     TRY(epg_exec_upload(rank->device, r->exec[0], rank->stream));
     TRY(epg_stream_synchronize(rank->device, rank->stream));
     lap(job, rank, UPLOAD, round, &start);
-    TRY(capture(r, job->what, &r->other));
+    TRY(bench_capture_work(rank, bench_exchange_case_pairs, &r->exchange, &r->other));
     start = now_us();
     epg_status updated = epg_exec_update(rank->device, r->exec[0], r->other);
     lap(job, rank, UPDATE, round, &start);
@@ -125,7 +120,7 @@ static epg_status measure_memory(bench_rank *rank, capture_rank *r, bench_job *j
     if (rank->rank == 0)
         job->numbers[GRAPH_BYTES] = NAN;
     if (rank->rank == 0 && job->run->info.kind != EPG_DEVICE_HOST) {
-        TRY(capture(r, job->what, &r->graph));
+        TRY(bench_capture_work(rank, bench_exchange_case_pairs, &r->exchange, &r->graph));
         TRY(find_memory(rank, r, &job->numbers[GRAPH_BYTES]));
         TRY(drop(rank, r));
     }
@@ -188,7 +183,7 @@ static epg_status measure(bench_rank *rank, capture_rank *r, bench_job *job)
     size_t nodes;
     TRY(bench_exchange_pairs(&r->exchange, what->mode, what->tokens, 1, rank->stream)); /* loads the kernels */
     TRY(epg_stream_synchronize(rank->device, rank->stream));
-    TRY(capture(r, what, &r->graph));
+    TRY(bench_capture_work(rank, bench_exchange_case_pairs, &r->exchange, &r->graph));
     TRY(epg_graph_node_count(rank->device, r->graph, &nodes));
     TRY(drop(rank, r));
     if (rank->rank == 0)

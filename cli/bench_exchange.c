@@ -184,38 +184,21 @@ epg_status bench_exchange_pairs(bench_exchange *x, epg_mode mode, uint32_t token
     return EPG_OK;
 }
 
-static epg_status void_pairs(bench_exchange *x, epg_mode mode, uint32_t tokens, uint32_t pairs, epg_stream stream)
+epg_status bench_exchange_case_pairs(void *ctx, bench_rank *rank)
 {
+    bench_exchange *x = ctx;
+    return bench_exchange_pairs(x, x->what->mode, x->what->tokens, x->what->pairs, rank->stream);
+}
+
+epg_status bench_exchange_void_pairs(void *ctx, bench_rank *rank)
+{
+    bench_exchange *x = ctx;
     epg_dispatch_view view = EPG_DISPATCH_VIEW_INIT;
-    for (uint32_t i = 0; i < pairs; i++) {
-        TRY(dispatch(x, i, mode, tokens, &view, stream));
-        TRY(epg_pair_abandon(x->group, x->lane, stream));
+    for (uint32_t i = 0; i < x->what->pairs; i++) {
+        TRY(dispatch(x, i, x->what->mode, x->what->tokens, &view, rank->stream));
+        TRY(epg_pair_abandon(x->group, x->lane, rank->stream));
     }
     return EPG_OK;
-}
-
-static epg_status capture(bench_exchange *x, epg_mode mode, uint32_t tokens, uint32_t pairs, int is_void,
-                          epg_graph *graph)
-{
-    epg_device *device = x->rank->device;
-    TRY(epg_capture_begin(device, x->rank->stream, EPG_CAPTURE_THREAD_LOCAL));
-    epg_status status = is_void ? void_pairs(x, mode, tokens, pairs, x->rank->stream)
-                                : bench_exchange_pairs(x, mode, tokens, pairs, x->rank->stream);
-    epg_status ended = epg_capture_end(device, x->rank->stream, graph);
-    if (status != EPG_OK && ended == EPG_OK)
-        epg_graph_destroy(device, *graph);
-    return status != EPG_OK ? status : ended;
-}
-
-epg_status bench_exchange_capture(bench_exchange *x, epg_mode mode, uint32_t tokens, uint32_t pairs, epg_graph *graph)
-{
-    return capture(x, mode, tokens, pairs, 0, graph);
-}
-
-epg_status bench_exchange_capture_void(bench_exchange *x, epg_mode mode, uint32_t tokens, uint32_t pairs,
-                                       epg_graph *graph)
-{
-    return capture(x, mode, tokens, pairs, 1, graph);
 }
 
 static float value_at(const void *rows, epg_dtype type, size_t index)

@@ -166,6 +166,9 @@ typedef epg_status (*bench_work)(void *ctx, bench_rank *rank);
 epg_status bench_time(bench_rank *rank, bench_work work, void *ctx, double *us); /* one round */
 epg_status bench_rounds(bench_rank *rank, bench_work work, void *ctx, double parts, bench_series *series);
 
+/* What `work` enqueues on the rank's stream, captured. No graph is left where that fails. */
+epg_status bench_capture_work(bench_rank *rank, bench_work work, void *ctx, epg_graph *graph);
+
 /* ---- the exchange ---- */
 
 /* Bytes that one rank needs: for the protocol (symmetric and local), and apart from it the experts' rows. */
@@ -205,15 +208,14 @@ void bench_exchange_destroy(bench_exchange *exchange);
 epg_status bench_exchange_pair(bench_exchange *exchange, uint32_t index, epg_mode mode, uint32_t tokens,
                                epg_event between, epg_stream stream);
 
-/* Pairs from number 0 on; then the same on the rank's stream, captured. */
+/* Pairs from number 0 on. */
 epg_status bench_exchange_pairs(bench_exchange *exchange, epg_mode mode, uint32_t tokens, uint32_t pairs,
                                 epg_stream stream);
-epg_status bench_exchange_capture(bench_exchange *exchange, epg_mode mode, uint32_t tokens, uint32_t pairs,
-                                  epg_graph *graph);
 
-/* Pairs whose combine is void: what a dispatch takes by itself. */
-epg_status bench_exchange_capture_void(bench_exchange *exchange, epg_mode mode, uint32_t tokens, uint32_t pairs,
-                                       epg_graph *graph);
+/* Work of a bench_exchange: as many pairs as its case has in a graph; the same with a void combine, which is what a
+ * dispatch takes by itself. */
+epg_status bench_exchange_case_pairs(void *exchange, bench_rank *rank);
+epg_status bench_exchange_void_pairs(void *exchange, bench_rank *rank);
 
 /* Do the experts' input rows serve as their output? Neither in place, where an index leads to them, nor in fp8. */
 int bench_exchange_returns_input(const bench_case *what);

@@ -80,8 +80,8 @@ static epg_status replays(pair_rank *r, bench_job *job, int is_void)
     bench_rank *rank = r->exchange.rank;
     const bench_case *what = job->what;
     epg_graph graph;
-    TRY((is_void ? bench_exchange_capture_void : bench_exchange_capture)(&r->exchange, what->mode, what->tokens,
-                                                                         what->pairs, &graph));
+    bench_work work = is_void ? bench_exchange_void_pairs : bench_exchange_case_pairs;
+    TRY(bench_capture_work(rank, work, &r->exchange, &graph));
     epg_status status = epg_graph_instantiate(rank->device, graph, &r->exec);
     epg_graph_destroy(rank->device, graph);
     TRY(status);
@@ -138,9 +138,8 @@ static epg_status report(const bench_job *job, bench_value *row)
         {.times = bench_series_times(&job->series[VOID])}, {.times = bench_series_times(&job->series[EAGER])},
         {.times = bench_series_times(&job->series[DISPATCH])}, {.times = bench_series_times(&job->series[COMBINE])},
         {.number = what->most_tokens}, {.number = what->experts}, {.number = what->topk}, {.number = what->rounds},
-        {.number = what->replays},
-        {.number = what->pairs},
-        {.number = (double)bytes.dispatch}, {.number = (double)bytes.combine}, {.number = (double)memory.protocol},
+        {.number = what->replays}, {.number = what->pairs}, {.number = (double)bytes.dispatch},
+        {.number = (double)bytes.combine}, {.number = (double)memory.protocol},
         {.number = (double)memory.expert_input}, {.number = (double)memory.expert_output},
     };
     memcpy(row, values, sizeof(values));

@@ -98,16 +98,17 @@ static epg_status make_rows(bench_rank *rank, step_rank *r)
     return bench_random_rows(rank, bytes, what->row_type, rank->rank + 1, &r->state);
 }
 
+static epg_status layers(void *ctx, bench_rank *rank)
+{
+    step_rank *r = ctx;
+    return enqueue_layers(r, r->job->what->tokens, rank->stream);
+}
+
 static epg_status make_graph(bench_rank *rank, step_rank *r)
 {
-    epg_device *device = rank->device;
-    TRY(epg_capture_begin(device, rank->stream, EPG_CAPTURE_THREAD_LOCAL));
-    epg_status status = enqueue_layers(r, r->job->what->tokens, rank->stream);
-    epg_status ended = epg_capture_end(device, rank->stream, &r->graph);
-    TRY(status);
-    TRY(ended);
-    TRY(epg_graph_instantiate(device, r->graph, &r->exec));
-    return epg_exec_upload(device, r->exec, rank->stream);
+    TRY(bench_capture_work(rank, layers, r, &r->graph));
+    TRY(epg_graph_instantiate(rank->device, r->graph, &r->exec));
+    return epg_exec_upload(rank->device, r->exec, rank->stream);
 }
 
 static epg_status make_runner(bench_rank *rank, step_rank *r)

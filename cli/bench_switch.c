@@ -33,36 +33,33 @@ enum { COLUMNS = sizeof(columns) / sizeof(columns[0]) };
 typedef struct switch_rank {
     bench_exchange exchange;
     epg_exec exec[SERIES];
-    int now;                    /* which of them is replayed */
+    int now;                    /* which of them is made or replayed */
 } switch_rank;
 
 static int is_mixed(int kind) { return kind == BOTH || kind == APART; }
 
 /* As many pairs in each graph, so that a launch weighs as much in each. */
-static epg_status pairs(bench_exchange *x, int kind)
+static epg_status pairs(void *ctx, bench_rank *rank)
 {
+    switch_rank *r = ctx;
+    bench_exchange *x = &r->exchange;
     const bench_case *what = x->what;
     for (uint32_t i = 0; i < 2 * what->pairs; i++) {
-        int high = is_mixed(kind) ? i % 2 == 0 : kind == HT;
-        x->lane = kind == APART && high;
+        int high = is_mixed(r->now) ? i % 2 == 0 : r->now == HT;
+        x->lane = r->now == APART && high;
         TRY(bench_exchange_pair(x, i / 2, high ? EPG_MODE_HT : EPG_MODE_LL, high ? what->ht_tokens : what->tokens, NULL,
-                                x->rank->stream));
+                                rank->stream));
     }
     return EPG_OK;
 }
 
-static epg_status make_exec(bench_rank *rank, switch_rank *r, int kind)
+static epg_status make_exec(bench_rank *rank, switch_rank *r)
 {
     epg_graph graph;
-    TRY(epg_capture_begin(rank->device, rank->stream, EPG_CAPTURE_THREAD_LOCAL));
-    epg_status status = pairs(&r->exchange, kind);
-    epg_status ended = epg_capture_end(rank->device, rank->stream, &graph);
-    if (ended != EPG_OK)
-        return status != EPG_OK ? status : ended;
-    if (status == EPG_OK)
-        status = epg_graph_instantiate(rank->device, graph, &r->exec[kind]);
+    TRY(bench_capture_work(rank, pairs, r, &graph));
+    epg_status status = epg_graph_instantiate(rank->device, graph, &r->exec[r->now]);
     epg_graph_destroy(rank->device, graph);
-    return status == EPG_OK ? epg_exec_upload(rank->device, r->exec[kind], rank->stream) : status;
+    return status == EPG_OK ? epg_exec_upload(rank->device, r->exec[r->now], rank->stream) : status;
 }
 
 static epg_status replay(void *ctx, bench_rank *rank)
@@ -78,11 +75,12 @@ static epg_status measure(bench_rank *rank, switch_rank *r, bench_job *job)
 {
     const bench_case *what = job->what;
     double us, parts = (double)what->replays * what->pairs;
-    TRY(pairs(&r->exchange, APART)); /* loads the kernels */
+    r->now = APART;
+    TRY(pairs(r, rank)); /* loads the kernels */
     TRY(epg_stream_synchronize(rank->device, rank->stream));
     TRY(epg_team_barrier(rank->team)); /* to make a graph may wait for the device, on which no rank must wait then */
-    for (int kind = 0; kind < SERIES; kind++)
-        TRY(make_exec(rank, r, kind));
+    for (r->now = 0; r->now < SERIES; r->now++)
+        TRY(make_exec(rank, r));
     for (uint32_t round = 0; round <= what->rounds; round++)
         for (r->now = 0; r->now < SERIES; r->now++) {
             double *mine = job->series[r->now].us + (size_t)rank->rank * what->rounds;
@@ -144,8 +142,7 @@ static epg_status report(const bench_job *job, bench_value *row)
         {.times = both}, {.times = bench_series_times(&job->series[APART])}, {.number = least},
         {.number = both.p50 / least}, {.times = switch_times(job)},
         {.number = what->pairs}, {.number = what->rounds}, {.number = what->replays}, {.number = what->most_tokens},
-        {.number = what->experts},
-        {.number = what->topk},
+        {.number = what->experts}, {.number = what->topk},
     };
     memcpy(row, values, sizeof(values));
     return EPG_OK;

@@ -146,3 +146,17 @@ epg_status bench_rounds(bench_rank *rank, bench_work work, void *ctx, double par
     }
     return EPG_OK;
 }
+
+epg_status bench_capture_work(bench_rank *rank, bench_work work, void *ctx, epg_graph *graph)
+{
+    *graph = NULL;
+    TRY(epg_capture_begin(rank->device, rank->stream, EPG_CAPTURE_THREAD_LOCAL));
+    epg_status status = work(ctx, rank);
+    epg_status ended = epg_capture_end(rank->device, rank->stream, graph);
+    if (status == EPG_OK)
+        return ended;
+    if (ended == EPG_OK)
+        epg_graph_destroy(rank->device, *graph);
+    *graph = NULL;
+    return status;
+}
