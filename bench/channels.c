@@ -1,32 +1,24 @@
 /* Which streams hold up others. Needs a GPU; CUDA_DEVICE_MAX_CONNECTIONS is the caller's to set (CUDA's default is 8).
  *
  * Some streams are held by a kernel that waits, alone or with another kernel behind it, and each other stream gets a
- * kernel: how many do not run? And: threads give a new stream each a kernel that waits for the other threads', and three
- * more: how often does one not come, by what the stream was used for before? */
+ * kernel: how many do not run? And: threads give a new stream each a kernel that waits for the other threads', and
+ * three more: how often does one not come, by what the stream was used for before? */
 #include <cuda_runtime_api.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
+#include "bench/check.h"
 #include "bench/waits.h"
 
 enum { STREAMS = 96, THREADS = 8, ROUNDS = 40, BEHIND = 3 };
-
-static void check(cudaError_t error, const char *what)
-{
-    if (error == cudaSuccess)
-        return;
-    fprintf(stderr, "channels: %s: %s\n", what, cudaGetErrorString(error));
-    exit(1);
-}
-#define CHECK(call) check((call), #call)
 
 static uint32_t *go, *word; /* mapped; the device's */
 
 static void launch(const void *kernel, void **arguments, cudaStream_t stream)
 {
-    CHECK(cudaLaunchKernel(kernel, (dim3){1, 1, 1}, (dim3){1, 1, 1}, arguments, 0, stream));
+    CHECK_CUDA(cudaLaunchKernel(kernel, (dim3){1, 1, 1}, (dim3){1, 1, 1}, arguments, 0, stream));
 }
 
 static void touch(cudaStream_t stream)
@@ -45,14 +37,14 @@ static void hold(cudaStream_t stream)
 static cudaStream_t new_stream(void)
 {
     cudaStream_t stream;
-    CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    CHECK_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     return stream;
 }
 
 static void load(const void *kernel)
 {
     struct cudaFuncAttributes attributes;
-    CHECK(cudaFuncGetAttributes(&attributes, kernel));
+    CHECK_CUDA(cudaFuncGetAttributes(&attributes, kernel));
 }
 
 /* ---- held streams ---- */
@@ -72,7 +64,7 @@ static int held_up(const cudaStream_t *streams, int held, bool more_behind)
     for (int i = held; i < STREAMS; i++)
         count += cudaStreamQuery(streams[i]) == cudaErrorNotReady;
     *(volatile uint32_t *)go = 1;
-    CHECK(cudaDeviceSynchronize());
+    CHECK_CUDA(cudaDeviceSynchronize());
     return count;
 }
 
@@ -84,7 +76,7 @@ static void measure_held(void)
         streams[i] = new_stream();
         touch(streams[i]);
     }
-    CHECK(cudaDeviceSynchronize());
+    CHECK_CUDA(cudaDeviceSynchronize());
     printf("  streams held   others held up   by kernels with one behind\n");
     for (size_t i = 0; i < sizeof held / sizeof *held; i++) {
         int others = STREAMS - held[i];
@@ -92,7 +84,7 @@ static void measure_held(void)
                held_up(streams, held[i], true), others);
     }
     for (int i = 0; i < STREAMS; i++)
-        CHECK(cudaStreamDestroy(streams[i]));
+        CHECK_CUDA(cudaStreamDestroy(streams[i]));
 }
 
 /* ---- first uses at once ---- */
@@ -112,12 +104,12 @@ static void use(cudaStream_t stream, before how)
     if (how == A_KERNEL)
         touch(stream);
     if (how == A_FILL)
-        CHECK(cudaMemsetAsync(word, 0, sizeof *word, stream));
+        CHECK_CUDA(cudaMemsetAsync(word, 0, sizeof *word, stream));
     if (how != AN_EVENT)
         return;
-    CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
-    CHECK(cudaEventRecord(event, stream));
-    CHECK(cudaEventDestroy(event));
+    CHECK_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    CHECK_CUDA(cudaEventRecord(event, stream));
+    CHECK_CUDA(cudaEventDestroy(event));
 }
 
 static void *attend(void *ctx)
@@ -134,9 +126,9 @@ static void *attend(void *ctx)
         launch(waits_kernel.meet, arguments, stream);
         for (int i = 0; i < BEHIND; i++)
             touch(stream);
-        CHECK(cudaStreamSynchronize(stream));
+        CHECK_CUDA(cudaStreamSynchronize(stream));
         pthread_barrier_wait(&p->barrier);
-        CHECK(cudaStreamDestroy(stream));
+        CHECK_CUDA(cudaStreamDestroy(stream));
     }
     return NULL;
 }
@@ -148,8 +140,8 @@ static int rounds_lost(before how)
     pthread_t threads[THREADS];
     void *memory;
     int lost = 0;
-    CHECK(cudaMalloc(&memory, sizeof words));
-    CHECK(cudaMemset(memory, 0, sizeof words));
+    CHECK_CUDA(cudaMalloc(&memory, sizeof words));
+    CHECK_CUDA(cudaMemset(memory, 0, sizeof words));
     p.words = memory;
     if (pthread_barrier_init(&p.barrier, NULL, THREADS))
         exit(1);
@@ -158,11 +150,11 @@ static int rounds_lost(before how)
             exit(1);
     for (int i = 0; i < THREADS; i++)
         pthread_join(threads[i], NULL);
-    CHECK(cudaMemcpy(words, memory, sizeof words, cudaMemcpyDeviceToHost));
+    CHECK_CUDA(cudaMemcpy(words, memory, sizeof words, cudaMemcpyDeviceToHost));
     for (int i = 0; i < ROUNDS; i++)
         lost += words[2 * i + 1] > 0;
     pthread_barrier_destroy(&p.barrier);
-    CHECK(cudaFree(memory));
+    CHECK_CUDA(cudaFree(memory));
     return lost;
 }
 
@@ -171,10 +163,10 @@ int main(void)
     const char *connections = getenv("CUDA_DEVICE_MAX_CONNECTIONS");
     struct cudaDeviceProp about;
     void *memory;
-    CHECK(cudaGetDeviceProperties(&about, 0));
-    CHECK(cudaHostAlloc(&memory, sizeof *go, cudaHostAllocMapped));
+    CHECK_CUDA(cudaGetDeviceProperties(&about, 0));
+    CHECK_CUDA(cudaHostAlloc(&memory, sizeof *go, cudaHostAllocMapped));
     go = memory;
-    CHECK(cudaMalloc(&memory, sizeof *word));
+    CHECK_CUDA(cudaMalloc(&memory, sizeof *word));
     word = memory;
     load(waits_kernel.hold);
     load(waits_kernel.meet);

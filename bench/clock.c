@@ -5,20 +5,11 @@
  * epg_device_now_ns must lie between them; by how much it does not, from second to second. */
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <time.h>
+#include "bench/check.h"
 #include "epgraph/device.h"
 
 enum { STAMPS = 1000, REPLAYS = 20, SECONDS = 12 };
-
-static void check(epg_status status, const char *what)
-{
-    if (status == EPG_OK)
-        return;
-    fprintf(stderr, "clock: %s: %s\n", what, epg_message());
-    exit(1);
-}
-#define CHECK(call) check((call), #call)
 
 typedef struct bench {
     epg_device *device;

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "bench/check.h"
 #include "epgraph/epgraph.h"
 
 enum { ROWS_MOST = 512, CALLS = 20, PATTERN_BYTES = 32 << 20 };
@@ -38,19 +39,10 @@ typedef struct bed {
     uint32_t capacity;
 } bed;
 
-static void must(epg_status status, const char *what)
-{
-    if (status == EPG_OK)
-        return;
-    fprintf(stderr, "%s: %s\n", what, epg_message());
-    exit(1);
-}
-#define MUST(call) must((call), #call)
-
 static void *device_memory(bed *b, size_t bytes)
 {
     void *memory;
-    MUST(epg_memory_alloc(b->device, EPG_MEMORY_DEVICE, bytes, &memory));
+    CHECK(epg_memory_alloc(b->device, EPG_MEMORY_DEVICE, bytes, &memory));
     return memory;
 }
 
@@ -70,9 +62,9 @@ static void *random_memory(bed *b, size_t bytes, float scale)
     for (size_t at = 0; at < bytes; at += PATTERN_BYTES) {
         size_t part = bytes - at < PATTERN_BYTES ? bytes - at : PATTERN_BYTES;
         if (at == 0)
-            MUST(epg_memcpy(b->device, memory, pattern, part));
+            CHECK(epg_memcpy(b->device, memory, pattern, part));
         else
-            MUST(epg_memcpy(b->device, (char *)memory + at, memory, part));
+            CHECK(epg_memcpy(b->device, (char *)memory + at, memory, part));
     }
     return memory;
 }
@@ -135,8 +127,8 @@ static void make_bed(bed *b, const shape *s)
     o.hidden = s->hidden;
     o.intermediate = s->inner;
     o.row_type = o.weight_type = EPG_BFLOAT16;
-    MUST(epg_experts_create(b->device, &o, &b->experts));
-    MUST(epg_experts_workspace(b->experts, 2 * b->capacity, &b->workspace_bytes)); /* cuBLAS keeps gate and up apart */
+    CHECK(epg_experts_create(b->device, &o, &b->experts));
+    CHECK(epg_experts_workspace(b->experts, 2 * b->capacity, &b->workspace_bytes)); /* cuBLAS keeps gate and up apart */
     b->gate_up = random_memory(b, 2 * matrix * s->experts, 0.03f);
     b->down = random_memory(b, matrix * s->experts, 0.03f);
     b->rows = random_memory(b, (size_t)b->capacity * s->hidden * 2, 1);
@@ -151,7 +143,7 @@ static void end_bed(bed *b)
 {
     void *const memory[] = {b->gate_up, b->down, b->rows, b->out, b->workspace, b->index, b->offsets, b->counts};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
-        MUST(epg_memory_free(b->device, EPG_MEMORY_DEVICE, memory[i]));
+        CHECK(epg_memory_free(b->device, EPG_MEMORY_DEVICE, memory[i]));
     epg_experts_destroy(b->experts);
 }
 
@@ -169,9 +161,9 @@ static void arrange(bed *b, uint32_t rows, uint32_t active)
         offsets[e] = e * rows;
     for (uint32_t e = 0; e < b->s.experts; e++)
         counts[e] = e < active ? rows : 0;
-    MUST(epg_memcpy(b->device, b->index, index, total * sizeof *index));
-    MUST(epg_memcpy(b->device, b->offsets, offsets, (b->s.experts + 1) * sizeof *offsets));
-    MUST(epg_memcpy(b->device, b->counts, counts, b->s.experts * sizeof *counts));
+    CHECK(epg_memcpy(b->device, b->index, index, total * sizeof *index));
+    CHECK(epg_memcpy(b->device, b->offsets, offsets, (b->s.experts + 1) * sizeof *offsets));
+    CHECK(epg_memcpy(b->device, b->counts, counts, b->s.experts * sizeof *counts));
     free(index);
     free(offsets);
 }
@@ -187,7 +179,7 @@ static void ours(bed *b, uint32_t rows)
     view.offsets = b->offsets;
     view.counts = b->counts;
     epg_experts_args args = {sizeof args, &view, b->gate_up, b->down, b->workspace, b->workspace_bytes, b->out};
-    MUST(epg_experts_run(b->experts, &args, b->stream));
+    CHECK(epg_experts_run(b->experts, &args, b->stream));
 }
 
 static double time_us(bed *b, void (*work)(bed *b, uint32_t rows), uint32_t rows)
@@ -195,12 +187,12 @@ static double time_us(bed *b, void (*work)(bed *b, uint32_t rows), uint32_t rows
     double us;
     for (int i = 0; i < 3; i++)
         work(b, rows);
-    MUST(epg_event_record(b->device, b->begin, b->stream));
+    CHECK(epg_event_record(b->device, b->begin, b->stream));
     for (int i = 0; i < CALLS; i++)
         work(b, rows);
-    MUST(epg_event_record(b->device, b->end, b->stream));
-    MUST(epg_stream_synchronize(b->device, b->stream));
-    MUST(epg_event_elapsed_us(b->device, b->begin, b->end, &us));
+    CHECK(epg_event_record(b->device, b->end, b->stream));
+    CHECK(epg_stream_synchronize(b->device, b->stream));
+    CHECK(epg_event_elapsed_us(b->device, b->begin, b->end, &us));
     return us / CALLS;
 }
 
@@ -245,19 +237,19 @@ int main(void)
     epg_device_info info = EPG_DEVICE_INFO_INIT;
     bed b = {0};
     options.kind = EPG_DEVICE_CUDA;
-    MUST(epg_device_create(&options, &b.device));
-    MUST(epg_device_describe(b.device, &info));
+    CHECK(epg_device_create(&options, &b.device));
+    CHECK(epg_device_describe(b.device, &info));
     puts(info.name);
-    MUST(epg_stream_create(b.device, EPG_STREAM_NONBLOCKING, &b.stream));
-    MUST(epg_event_create(b.device, &b.begin));
-    MUST(epg_event_create(b.device, &b.end));
-    MUST(epg_device_copy_rate(b.device, (size_t)1 << 30, &b.copy_rate));
+    CHECK(epg_stream_create(b.device, EPG_STREAM_NONBLOCKING, &b.stream));
+    CHECK(epg_event_create(b.device, &b.begin));
+    CHECK(epg_event_create(b.device, &b.end));
+    CHECK(epg_device_copy_rate(b.device, (size_t)1 << 30, &b.copy_rate));
     find_blas(&b);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         run_shape(&b, &shapes[i]);
-    MUST(epg_event_destroy(b.device, b.begin));
-    MUST(epg_event_destroy(b.device, b.end));
-    MUST(epg_stream_destroy(b.device, b.stream));
+    CHECK(epg_event_destroy(b.device, b.begin));
+    CHECK(epg_event_destroy(b.device, b.end));
+    CHECK(epg_stream_destroy(b.device, b.stream));
     epg_device_destroy(b.device);
     return 0;
 }

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include "bench/check.h"
 #include "device/device_ops.h"
 #include "epgraph/runner.h"
 
@@ -23,16 +24,6 @@ typedef struct bench {
     epg_runner *runner;
     epg_exec exec;
 } bench;
-
-static void check(epg_status status, const char *what)
-{
-    if (status == EPG_OK)
-        return;
-    fprintf(stderr, "replay_cost: %s: %s\n", what, epg_message());
-    exit(1);
-}
-#define CHECK(call) check((call), #call)
-#define CUDA(call) check((call) == cudaSuccess ? EPG_OK : epg__fail(EPG_ERR_NATIVE, "CUDA error"), #call)
 
 static double now_us(void)
 {
@@ -64,7 +55,7 @@ static void replay(bench *b, way how, int turn)
     one.tokens = 1;
     one.stream = b->streams[how == CROSSING ? turn & 1 : 0];
     if (how == BARE)
-        CUDA(cudaGraphLaunch((cudaGraphExec_t)b->exec, (cudaStream_t)b->streams[0]));
+        CHECK_CUDA(cudaGraphLaunch((cudaGraphExec_t)b->exec, (cudaStream_t)b->streams[0]));
     else if (how == EXEC)
         CHECK(epg_exec_launch(b->device, b->exec, b->streams[0]));
     else

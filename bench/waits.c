@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include "bench/check.h"
 #include "bench/waits.h"
 
 enum { HELD = 4, MEGABYTE = 1 << 20 };
@@ -20,15 +21,6 @@ typedef struct bench {
     cudaGraphExec_t exec;
     cudaEvent_t event;
 } bench;
-
-static void check(cudaError_t error, const char *what)
-{
-    if (error == cudaSuccess)
-        return;
-    fprintf(stderr, "waits: %s: %s\n", what, cudaGetErrorString(error));
-    exit(1);
-}
-#define CHECK(call) check((call), #call)
 
 static double now_ms(void)
 {
@@ -141,13 +133,13 @@ static void hold(const bench *b)
     void *arguments[] = {(void *)&b->go, &ns};
     *(volatile uint32_t *)b->go = 0;
     for (int i = 0; i < HELD; i++)
-        CHECK(cudaLaunchKernel(waits_kernel.hold, (dim3){1, 1, 1}, (dim3){32, 1, 1}, arguments, 0, b->held[i]));
+        CHECK_CUDA(cudaLaunchKernel(waits_kernel.hold, (dim3){1, 1, 1}, (dim3){32, 1, 1}, arguments, 0, b->held[i]));
 }
 
 static void let_go(const bench *b)
 {
     *(volatile uint32_t *)b->go = 1;
-    CHECK(cudaDeviceSynchronize());
+    CHECK_CUDA(cudaDeviceSynchronize());
 }
 
 static void set_up(bench *b)
@@ -156,21 +148,21 @@ static void set_up(bench *b)
     b->pageable = calloc(16, MEGABYTE);
     if (!b->pageable)
         exit(1);
-    CHECK(cudaHostAlloc(&memory, sizeof *b->go, cudaHostAllocMapped));
+    CHECK_CUDA(cudaHostAlloc(&memory, sizeof *b->go, cudaHostAllocMapped));
     b->go = memory;
-    CHECK(cudaMalloc(&memory, sizeof *b->word));
+    CHECK_CUDA(cudaMalloc(&memory, sizeof *b->word));
     b->word = memory;
-    CHECK(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking));
+    CHECK_CUDA(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking));
     for (int i = 0; i < HELD; i++)
-        CHECK(cudaStreamCreateWithFlags(&b->held[i], cudaStreamNonBlocking));
-    CHECK(launch(b, waits_kernel.touch, b->stream));
-    CHECK(cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal));
+        CHECK_CUDA(cudaStreamCreateWithFlags(&b->held[i], cudaStreamNonBlocking));
+    CHECK_CUDA(launch(b, waits_kernel.touch, b->stream));
+    CHECK_CUDA(cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal));
     for (int i = 0; i < 200; i++)
-        CHECK(launch(b, waits_kernel.touch, b->stream));
-    CHECK(cudaStreamEndCapture(b->stream, &b->graph));
-    CHECK(load(waits_kernel.little_frame));
-    CHECK(load(waits_kernel.frame));
-    CHECK(load(waits_kernel.larger_frame));
+        CHECK_CUDA(launch(b, waits_kernel.touch, b->stream));
+    CHECK_CUDA(cudaStreamEndCapture(b->stream, &b->graph));
+    CHECK_CUDA(load(waits_kernel.little_frame));
+    CHECK_CUDA(load(waits_kernel.frame));
+    CHECK_CUDA(load(waits_kernel.larger_frame));
     hold(b); /* once before, so that what it loads is loaded */
     let_go(b);
 }
@@ -180,12 +172,14 @@ int main(void)
     bench b = {.go = NULL};
     struct cudaDeviceProp about;
     set_up(&b);
-    CHECK(cudaGetDeviceProperties(&about, 0));
+    CHECK_CUDA(cudaGetDeviceProperties(&about, 0));
     printf("%s; %d streams are held for %.0f ms meanwhile\n", about.name, HELD, HOLD_NS / 1e6);
     for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
         hold(&b);
         double begin = now_ms();
-        check(calls[i].call(&b), calls[i].name);
+        cudaError_t error = calls[i].call(&b);
+        if (error != cudaSuccess)
+            check_failed(calls[i].name, cudaGetErrorString(error));
         double took = now_ms() - begin;
         int still = cudaStreamQuery(b.held[0]) == cudaErrorNotReady;
         printf("  %-42s %8.2f ms  %s\n", calls[i].name, took, still ? "" : "waits");
