@@ -2,7 +2,6 @@
 whatever library, a handle's work is on."""
 from __future__ import annotations
 
-import ctypes as c
 from typing import Any, Dict, Optional
 
 from ._device import Device, Stream
@@ -83,10 +82,8 @@ class UsedStreams:
                         self._wait_for(handle)
 
     def _wait_for(self, handle: int) -> None:
-        status, number = c.c_int(), c.c_uint64()
         try:
-            lib.epg_capture_query(self.device.raw, handle, c.byref(status), c.byref(number))
-            if status.value == 0:
+            if not self.device._captures(handle):
                 lib.epg_stream_synchronize(self.device.raw, handle)
         except Error:   # of earlier work; whoever waits for it next is told
             pass

@@ -181,9 +181,8 @@ def launch(fn: Callable[..., Any], ranks: int, *args: Any, device: Optional[Devi
     """Runs ``fn(team, *args)`` on `ranks` virtual ranks, a thread each, and waits for all.
 
     A rank that raises aborts the team, so that no peer waits for it; so does Ctrl-C, which comes out once every rank has
-    ended. Everything that was made from the teams (groups,
-    and their runners) is closed at the end, so views that a rank returns are dead; without `device`, a host device is
-    made for the call and closed as well.
+    ended. Everything that was made from the teams (groups, and their runners) is closed at the end, so views that a
+    rank returns are dead; without `device`, a host device is made for the call and closed as well.
 
     Returns:
         What each rank returned, in rank order.
